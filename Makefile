@@ -1,0 +1,44 @@
+# Every target sets itself up on a machine with python3.11 (pip, venv) and make.
+PYTHON ?= python3.11
+PY := .venv/bin/python
+WORKERS ?= 2
+
+.PHONY: demo test heavy check bench docs recovery setup clean
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt core/pyproject.toml $(wildcard plugins/*/pyproject.toml)
+	test -x $(PY) || $(PYTHON) -m venv --upgrade-deps .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group dev \
+	    --editable core --editable 'plugins/llamacpp[bundled]' --editable plugins/mock
+	touch .venv/.ready
+
+demo: setup   ## real tokens from llama.cpp, then the mock: one swap
+	.venv/bin/enginery demo
+
+test: setup   ## what CI runs on every change
+	$(PY) -m pytest -n $(WORKERS) -m "not heavy"
+
+heavy: setup  ## longer chaos and fuzz runs
+	$(PY) -m pytest -n $(WORKERS) -m heavy --timeout 600
+
+check: setup  ## style, types, layers, packaging, docs
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	$(PY) -m pytest -q tests/core/test_layers.py tests/core/test_packaging.py
+	$(PY) scripts/write_docs.py --check
+
+docs: setup   ## write the generated parts of docs/
+	$(PY) scripts/write_docs.py
+
+recovery: setup  ## measure each failure once, and renew the table in docs/operations.md
+	rm -f docs/recovery.jsonl
+	ENGINERY_RECOVERY=$(CURDIR)/docs/recovery.jsonl $(PY) -m pytest -q tests/chaos/test_recovery.py
+	$(PY) scripts/write_docs.py
+
+bench: setup  ## what the README claims, measured
+	$(PY) -m benchmarks
+
+clean:
+	rm -rf .venv .models

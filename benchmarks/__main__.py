@@ -1,0 +1,30 @@
+"""Runs the benchmarks that are named, or all of them, and says whether each gate holds."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from benchmarks import guardian, hooks, readiness, swap
+
+BENCHMARKS = {
+    "swap": swap.main,
+    "readiness": readiness.main,
+    "guardian": guardian.main,
+    "hooks": hooks.main,
+}
+
+
+def main() -> int:
+    """1 when a gate does not hold, 2 for a name that is no benchmark."""
+    names = sys.argv[1:] or list(BENCHMARKS)
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        print(f"no benchmark {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
+        return 2
+    held = [asyncio.run(BENCHMARKS[name]()) for name in names]
+    return 0 if all(held) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""The ``enginery`` command. One file per group of commands; this one only puts them together.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage. What a command is for goes to stdout, everything else
+(progress, logs, errors) to stderr.
+"""
+
+from __future__ import annotations
+
+import click
+
+from enginery import __version__
+from enginery.cli.config import config
+from enginery.cli.demo import demo
+from enginery.cli.doctor import doctor
+from enginery.cli.plugins import plugins
+from enginery.cli.run import run
+
+__all__ = ["cli", "main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="enginery")
+def cli() -> None:
+    """One address in front of every inference engine."""
+
+
+cli.add_command(config)
+cli.add_command(demo)
+cli.add_command(doctor)
+cli.add_command(plugins)
+cli.add_command(run)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    cli(prog_name="enginery")

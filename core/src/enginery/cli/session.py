@@ -1,0 +1,93 @@
+"""What commands that run engines have in common: signals, logging, errors, one event loop.
+
+Only the command line configures logging and signals; the library never does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any, ParamSpec
+
+import click
+
+from enginery.errors import EngineryError
+
+__all__ = ["fail", "run_async", "set_up_logging", "settings_options"]
+
+P = ParamSpec("P")
+
+
+def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every command that reads settings."""
+    config = click.option(
+        "--config",
+        "config_path",
+        type=click.Path(dir_okay=False),
+        help="Settings file; default: $ENGINERY_CONFIG, ./enginery.yaml, the user's, /etc/enginery.",
+    )
+    verbose = click.option(
+        "-v", "--verbose", count=True, help="Show states; twice: the engines' own output too."
+    )
+    return config(verbose(command))
+
+
+def set_up_logging(verbose: int) -> None:
+    """Warnings to stderr; with ``-v`` state changes, with ``-vv`` what engines print.
+
+    Without ``-vv`` an engine's own lines and unusable plugins stay out: an error shows the former, ``enginery
+    plugins`` the latter.
+    """
+    level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("enginery").setLevel(level)
+    if verbose < 2:
+        for quiet in ("enginery.engine", "enginery.plugins"):
+            logging.getLogger(quiet).setLevel(logging.ERROR)
+
+
+def fail(error: EngineryError) -> None:
+    """Print the error for a person and leave with 1."""
+    click.echo(click.style("Error: ", fg="red", bold=True) + error.message, err=True)
+    sys.exit(1)
+
+
+def run_async(command: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run a coroutine as a command: the first SIGINT or SIGTERM ends it in order, a second at once.
+
+    In order means that engines are stopped; at once leaves that to their guardians.
+    """
+
+    @wraps(command)
+    def runner(*args: P.args, **kwargs: P.kwargs) -> None:
+        async def main() -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            asked = 0
+
+            def on_signal(number: int) -> None:
+                nonlocal asked
+                asked += 1
+                if asked > 1:
+                    os._exit(128 + number)
+                task.cancel(f"signal {number}")
+
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, on_signal, number)
+            await command(*args, **kwargs)
+
+        try:
+            asyncio.run(main())
+        except asyncio.CancelledError:
+            click.echo("stopped", err=True)
+            sys.exit(130)
+        except EngineryError as error:
+            fail(error)
+
+    return runner

@@ -1,0 +1,60 @@
+"""From a variant and its plugin to the command line that is run.
+
+Pure. Knows: how ``binary``, ``args``, ``env`` and ``work_dir`` of a variant change what the plugin
+says. Does not know: processes. Stop plan, ready hint and health path always come from the plugin.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from enginery.errors import EngineStartFailed, PluginError
+from enginery.plugins import EngineHooks
+from enginery.values import Command, Endpoint, Variant
+
+__all__ = ["command_for", "fill"]
+
+_PLACEHOLDER = re.compile(r"\{(?:host|port|model)\}")
+
+
+def fill(args: Sequence[str], endpoint: Endpoint, model: str) -> list[str]:
+    """``args`` with ``{host}``, ``{port}`` and ``{model}`` filled in, each argument for itself.
+
+    Nothing else is touched: other braces (JSON, say) stay as they are.
+    """
+    values = {"{host}": endpoint.host, "{port}": str(endpoint.port), "{model}": model}
+    return [_PLACEHOLDER.sub(lambda match: values[match[0]], argument) for argument in args]
+
+
+def command_for(hooks: EngineHooks, variant: Variant, endpoint: Endpoint) -> Command:
+    """What to run for ``variant`` on ``endpoint``.
+
+    Raises:
+        EngineStartFailed: neither the plugin nor the variant has a command.
+    """
+    command = hooks.build_command(variant, endpoint)
+    if command is not None and (isinstance(command.argv, str) or not command.argv):
+        raise PluginError(
+            f"engine {variant.engine_type!r}: Command.argv must be a list of words, got {command.argv!r}"
+        )
+    own = fill(variant.args, endpoint, variant.model)
+    if command is None:
+        if variant.binary is None:
+            raise EngineStartFailed(
+                f"{variant.id}: engine {variant.engine_type!r} gives no command to start; "
+                "set `binary` and `args` (backends in Python cannot be served yet)"
+            )
+        command = Command([variant.binary, *own])
+    elif variant.binary is not None and variant.args:
+        command = replace(command, argv=[variant.binary, *own])
+    elif variant.binary is not None:
+        command = replace(command, argv=[variant.binary, *command.argv[1:]])
+    else:
+        command = replace(command, argv=[*command.argv, *own])
+    return replace(
+        command,
+        env={**command.env, **variant.env},
+        cwd=variant.work_dir or command.cwd,
+    )

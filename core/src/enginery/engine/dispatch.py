@@ -1,0 +1,304 @@
+"""`Dispatcher`: the scheduler's mouth and hands.
+
+Knows: which coroutine waits for which request, which instance object performs which start, the one
+timer. Feeds every event to the scheduler in one synchronous call and carries out what it answers.
+Decides nothing; does not know models, settings or routing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from typing import Any
+
+from enginery.engine.client import PluginEngineClient
+from enginery.engine.clock import Clock, Timer
+from enginery.engine.events import EventHub
+from enginery.engine.instance import EngineInstance
+from enginery.engine.lease import Lease
+from enginery.engine.seam import (
+    Action,
+    Cancelled,
+    Event,
+    Evict,
+    Grant,
+    InstanceView,
+    Moved,
+    Outcome,
+    QueuedRequest,
+    Reject,
+    Released,
+    Requested,
+    Scheduler,
+    ShutdownAsked,
+    Sleep,
+    Start,
+    Stop,
+    Tick,
+    UnloadAsked,
+    Unloaded,
+    Wake,
+    WakeMeAt,
+)
+from enginery.errors import EngineEvicted, EngineryError, ShuttingDown
+from enginery.lifecycle import STATES, State
+from enginery.values import Variant
+
+__all__ = ["Dispatcher"]
+
+log = logging.getLogger("enginery.manager")
+
+
+class Dispatcher:
+    """One scheduler and everything it commands, on one event loop.
+
+    Args:
+        scheduler: decides.
+        clock: seconds.
+        hub: gets every event worth telling.
+        new_instance: makes the object that performs one start; gets the variant, the generation and
+            where to report.
+        new_client: makes the client for an instance that is ready; gets the instance and how a client
+            that was given out takes a lease again.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        clock: Clock,
+        hub: EventHub,
+        *,
+        new_instance: Callable[[Variant, int, Callable[[Event], None]], EngineInstance],
+        new_client: Callable[[EngineInstance], PluginEngineClient],
+    ) -> None:
+        self.scheduler = scheduler
+        self.clock = clock
+        self.instances: dict[str, EngineInstance] = {}
+        self.last_granted: str | None = None
+        self.closed = False
+        self._hub = hub
+        self._new_instance = new_instance
+        self._new_client = new_client
+        self._ids = count(1)
+        self._waiting: dict[int, asyncio.Future[Lease]] = {}
+        self._unloading: dict[int, asyncio.Future[None]] = {}
+        self._leases: dict[int, Lease] = {}
+        self._inbox: deque[Event] = deque()
+        self._handling = False
+        self._timer: Timer | None = None
+        self._changed = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # -- asking --------------------------------------------------------------------------------
+
+    async def lease(
+        self,
+        candidates: tuple[Variant, ...],
+        *,
+        priority: int,
+        queue_timeout: float,
+        asked: bool = False,
+    ) -> Lease:
+        """Queue for one of ``candidates``; whatever cancels this leaves nothing behind.
+
+        ``asked``: by name, so that the back-off after a failure does not hold it up.
+
+        Raises:
+            EngineryError: the scheduler's, when it rejects the request.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop not in {None, loop}:
+            raise RuntimeError(
+                "this EngineManager belongs to another event loop; make one for each loop, and shut "
+                "it down on its own"
+            )
+        self._loop = loop
+        now = self.clock.now()
+        request = QueuedRequest(
+            next(self._ids), candidates, now, now + queue_timeout, priority, asked=asked
+        )
+        grant = self.scheduler.try_acquire(request, now)
+        if grant is not None:
+            return self._granted(grant)
+        answer: asyncio.Future[Lease] = loop.create_future()
+        self._waiting[request.id] = answer
+        self._publish("request.queued", candidates[0], request=request.id)
+        self.tell(Requested(request))
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                answer.result().release(
+                    Outcome.CLIENT_GONE
+                )  # granted in the tick that cancelled us
+            self._publish("request.cancelled", candidates[0], request=request.id)
+            raise
+        finally:
+            self._waiting.pop(request.id, None)
+            if answer.cancelled() or not answer.done():
+                self.tell(Cancelled(request.id))
+
+    def lease_now(self, variant: Variant) -> Lease:
+        """For a client that was given out: its engine's lease, but never a load.
+
+        Raises:
+            EngineEvicted: the engine is not there any more.
+            EngineCrashed: it ended by itself.
+        """
+        now = self.clock.now()
+        request = QueuedRequest(next(self._ids), (variant,), now, now)
+        grant = self.scheduler.try_acquire(request, now)
+        if grant is not None:
+            return self._granted(grant)
+        known = self.failure(variant)
+        if known is not None:
+            raise known
+        raise EngineEvicted(
+            f"{variant.id} is not loaded any more: call ensure_engine again", retry_after=1.0
+        )
+
+    def failure(self, variant: Variant) -> EngineryError | None:
+        """Why ``variant`` is down, when it failed."""
+        for view in self.scheduler.instances():
+            if view.variant.id == variant.id and view.state is State.FAILED and view.error:
+                return view.error.again()
+        return None
+
+    def serving(self, variant: Variant) -> EngineInstance | None:
+        """The instance of ``variant`` while it serves (or drains), else None."""
+        for view in self.scheduler.instances():
+            if view.variant.id == variant.id and view.state in {State.READY, State.DRAINING}:
+                return self.instances[variant.id]
+        return None
+
+    async def unload(self, instances: tuple[str, ...], *, drain: bool) -> None:
+        """Returns when none of ``instances`` is left; raises `EngineLeaked` when one will not go."""
+        request_id = next(self._ids)
+        done = self._unloading[request_id] = asyncio.get_running_loop().create_future()
+        self.tell(UnloadAsked(request_id, instances, drain))
+        await asyncio.shield(done)
+
+    async def shut_down(self, grace: float, patience: float) -> None:
+        """Refuse, drain for ``grace`` seconds, stop all; give up after ``patience`` seconds."""
+        self.tell(ShutdownAsked(grace))
+        try:
+            async with asyncio.timeout(patience):
+                while any(_must_go(view) for view in self.scheduler.instances()):
+                    self._changed.clear()
+                    await self._changed.wait()
+                await asyncio.gather(*(self.instances[v.variant.id].ended() for v in self._ended()))
+        except TimeoutError:
+            log.error("shutdown gave up after %.0f s", patience)  # noqa: TRY400  # no trace to show
+        if self._timer is not None:
+            self._timer.cancel()
+        unanswered: list[asyncio.Future[Any]] = [*self._waiting.values(), *self._unloading.values()]
+        for future in unanswered:
+            if not future.done():
+                future.set_exception(ShuttingDown("the manager is shut down"))
+        self.closed = True
+
+    def _ended(self) -> list[InstanceView]:
+        views = self.scheduler.instances()
+        return [v for v in views if v.state is not State.LEAKED and v.variant.id in self.instances]
+
+    # -- telling and carrying out --------------------------------------------------------------
+
+    def tell(self, event: Event) -> None:
+        """One event, and everything that follows from it; events that follow wait their turn."""
+        self._inbox.append(event)
+        if self._handling:
+            return
+        self._handling = True
+        try:
+            while self._inbox:
+                for action in self.scheduler.handle(self._inbox.popleft(), self.clock.now()):
+                    try:
+                        self._carry_out(action)
+                    except Exception:  # one action's defect must not take the others along
+                        log.exception("a defect in carrying out %r", action)
+        finally:
+            self._handling = False
+        self._changed.set()
+
+    def _carry_out(self, action: Action) -> None:
+        match action:
+            case Start() | Stop() | Sleep() | Wake():
+                self._order(action)
+            case Grant(request):
+                answer = self._waiting.get(request.id)
+                lease = self._granted(action)
+                if answer is None or answer.done():
+                    lease.release(Outcome.CLIENT_GONE)
+                else:
+                    answer.set_result(lease)
+            case Reject(request, error):
+                variant = request.candidates[0]
+                self._publish("request.failed", variant, request=request.id, code=error.code)
+                answer = self._waiting.get(request.id)
+                if answer is not None and not answer.done():
+                    answer.set_exception(error.again())
+            case Evict(lease_id, error):
+                held = self._leases.pop(lease_id, None)
+                if held is not None:
+                    held.evict(error.again())
+            case Unloaded(request_id, error):
+                done = self._unloading.pop(request_id, None)
+                if done is not None and not done.done():
+                    done.set_result(None) if error is None else done.set_exception(error)
+            case Moved():
+                self._moved(action)
+            case WakeMeAt(when):
+                if self._timer is not None:
+                    self._timer.cancel()
+                tick = partial(self.tell, Tick())
+                self._timer = None if when is None else self.clock.call_at(when, tick)
+
+    def _order(self, order: Start | Stop | Sleep | Wake) -> None:
+        if isinstance(order, Start):
+            new = self._new_instance(order.variant, order.generation, self.tell)
+            self.instances[order.instance] = new
+        instance = self.instances[order.instance]
+        match order:
+            case Start():
+                instance.start()
+            case Stop():
+                instance.stop()
+            case Sleep(level=level):
+                instance.sleep(level)
+            case Wake():
+                instance.wake()
+
+    def _granted(self, grant: Grant) -> Lease:
+        instance = self.instances[grant.instance]
+        lease = Lease(grant, self._new_client(instance), self._released)
+        self._leases[lease.id] = lease
+        self.last_granted = grant.instance
+        waited = {"queue_s": grant.queue_s, "swap_s": grant.swap_s}
+        self._publish("request.granted", instance.variant, request=grant.request.id, **waited)
+        return lease
+
+    def _released(self, lease: Lease, outcome: Outcome) -> None:
+        self._leases.pop(lease.id, None)
+        variant = lease.client.variant
+        self._publish("request.finished", variant, request=lease.request_id, outcome=str(outcome))
+        self.tell(Released(lease.id, outcome))
+
+    def _moved(self, moved: Moved) -> None:
+        before, state = str(moved.before), str(moved.after)
+        self._publish(
+            "instance.state", moved.variant, before=before, state=state, reason=moved.reason
+        )
+        why = f" ({moved.reason})" if moved.reason else ""
+        log.info("%s: %s → %s%s", moved.variant.id, before, state, why)
+
+    def _publish(self, type_: str, variant: Variant | None, **data: Any) -> None:
+        model, name = (None, None) if variant is None else (variant.model, variant.id)
+        self._hub.publish(type_, model, name, **data)
+
+
+def _must_go(view: InstanceView) -> bool:
+    return STATES[view.state].resident and view.state is not State.LEAKED

@@ -1,0 +1,103 @@
+"""What happens in the engine room, as one stream of values that anybody may follow.
+
+Knows: numbering, and queues that never grow without bound. Does not know: who listens. Metrics, logs
+and pages only subscribe; nobody decides by these events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakSet
+
+__all__ = ["EngineEvent", "EventHub", "Subscription"]
+
+BACKLOG = 1_000
+"""Events that a slow listener may be behind; then it loses the oldest, and ``seq`` shows the gap."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineEvent:
+    """One thing that happened.
+
+    Args:
+        seq: counts up by one from 1, over all events of one manager.
+        at: seconds since the epoch.
+        type: ``request.{queued,granted,failed,cancelled,finished}``, ``instance.state``,
+            ``load.progress``.
+        model: the model concerned, where there is one.
+        variant: the variant's id.
+        data: what else the type has to say.
+    """
+
+    seq: int
+    at: float
+    type: str
+    model: str | None = None
+    variant: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Subscription:
+    """One listener's events, as an async iterator; dropping it ends it."""
+
+    def __init__(self) -> None:
+        self._events: deque[EngineEvent] = deque(maxlen=BACKLOG)
+        self._news = asyncio.Event()
+        self._closed = False
+
+    def put(self, event: EngineEvent | None) -> None:
+        """Called by the hub; None is the end."""
+        if event is None:
+            self._closed = True
+        else:
+            self._events.append(event)
+        self._news.set()
+
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> EngineEvent:
+        while not self._events:
+            if self._closed:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+        return self._events.popleft()
+
+
+class EventHub:
+    """Hands each event to every subscriber; costs nothing when there is none."""
+
+    def __init__(self) -> None:
+        self._seq = 0
+        self._subscriptions: WeakSet[Subscription] = WeakSet()
+        self._closed = False
+
+    def publish(self, type_: str, model: str | None, variant: str | None, **data: Any) -> None:
+        """Number the event and give it to everybody; who is far behind loses the oldest."""
+        self._seq += 1
+        if not self._subscriptions:
+            return
+        event = EngineEvent(self._seq, time.time(), type_, model, variant, data)
+        for subscription in list(self._subscriptions):
+            subscription.put(event)
+
+    def subscribe(self) -> Subscription:
+        """Events from this call on, until `close` or until the caller lets go of it."""
+        subscription = Subscription()
+        if self._closed:
+            subscription.put(None)
+        else:
+            self._subscriptions.add(subscription)
+        return subscription
+
+    def close(self) -> None:
+        """End every subscription, once what is in it was read."""
+        self._closed = True
+        for subscription in list(self._subscriptions):
+            subscription.put(None)

@@ -1,0 +1,358 @@
+"""`EngineInstance`: carries out one start, and the stop, of one variant; and reports what happens.
+
+Knows: the order of things (reserve, command, launch, wait, watch, stop). Decides nothing: every
+outcome goes to ``report`` as an event with this start's generation, and the scheduler decides. One
+object is one generation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from enginery.engine.clock import Clock
+from enginery.engine.command import command_for
+from enginery.engine.launchers import EngineHandle, Launcher
+from enginery.engine.process import EngineLeaked
+from enginery.engine.readiness import wait_until_ready
+from enginery.engine.seam import (
+    Event,
+    Exited,
+    Failed,
+    MemoryMeasured,
+    Ready,
+    SleepFailed,
+    Slept,
+    StopFailed,
+    Stopped,
+    Woke,
+)
+from enginery.engine.transport import HttpTransport
+from enginery.errors import (
+    EngineCrashed,
+    EngineError,
+    EngineryError,
+    EngineStartFailed,
+    EngineTimeout,
+)
+from enginery.plugins import EngineHooks
+from enginery.values import Command, Endpoint, Health, RunningEngine, StopPlan, Variant
+
+__all__ = ["EngineInstance", "LoadLimits"]
+
+PORT_TRIES = 5
+SHOWN_LINES = 20
+SETTLE, SETTLE_LOOK, ENOUGH = 5.0, 0.05, 0.9
+
+log = logging.getLogger("enginery.engine")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadLimits:
+    """Seconds: without progress while loading, loading in all, and the stop plan's waits in sum."""
+
+    load_stall: float = 60.0
+    load_cap: float = 1800.0
+    stop_timeout: float = 15.0
+
+
+class _PortTaken(EngineStartFailed):
+    """Somebody else listens where our engine was to."""
+
+
+class EngineInstance:
+    """One start of one variant.
+
+    Args:
+        variant: what to run.
+        generation: which start of it this is.
+        hooks: its plugin's.
+        launcher: the machine.
+        transport: for health checks.
+        clock: seconds.
+        limits: deadlines.
+        report: gets everything that happens to it, as the scheduler's events.
+        on_progress: gets health reports while loading.
+    """
+
+    def __init__(
+        self,
+        variant: Variant,
+        generation: int,
+        hooks: EngineHooks,
+        launcher: Launcher,
+        *,
+        transport: HttpTransport,
+        clock: Clock,
+        limits: LoadLimits,
+        report: Callable[[Event], None],
+        on_progress: Callable[[Health], None] = lambda _: None,
+    ) -> None:
+        self.variant = variant
+        self.generation = generation
+        self.hooks = hooks
+        self.endpoint: Endpoint | None = None
+        self.command: Command | None = None
+        self.handle: EngineHandle | None = None
+        self.started_at: float | None = None
+        """When its process was launched, in seconds since the epoch."""
+        self._launcher = launcher
+        self._transport = transport
+        self._clock = clock
+        self._limits = limits
+        self._report = report
+        self._on_progress = on_progress
+        self._free_before: Mapping[str, int] = {}
+        self._free_ready: Mapping[str, int] = {}
+        self._taken: Mapping[str, int] = {}
+        self._life: asyncio.Task[None] | None = None
+        self._nap: asyncio.Task[None] | None = None
+        self._stopper: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The engine's pid, once it was launched."""
+        return None if self.handle is None else self.handle.pid
+
+    def log_tail(self, n: int = SHOWN_LINES) -> list[str]:
+        """The engine's last ``n`` lines."""
+        return [] if self.handle is None else self.handle.log_tail(n)
+
+    def start(self) -> None:
+        """Begin; `Ready` or `Failed` follows, later perhaps `Exited`."""
+        loop = asyncio.get_running_loop()
+        self._life = loop.create_task(self._live(), name=f"engine {self.variant.id}")
+        self._life.add_done_callback(self._last_word)
+
+    def _last_word(self, life: asyncio.Task[None]) -> None:
+        """A hook that cancels the task it runs in must not leave everybody waiting."""
+        if life.cancelled() and self._stopper is None:
+            self.stop()
+            error = EngineStartFailed(f"{self.variant.id}: its start was cancelled from within")
+            self._report(Failed(self.variant.id, self.generation, error))
+
+    def stop(self) -> None:
+        """Begin to stop, also in the middle of a start; `Stopped` or `StopFailed` follows."""
+        if self._stopper is None:
+            self._stopper = asyncio.get_running_loop().create_task(
+                self._end(), name=f"stop {self.variant.id}"
+            )
+
+    def sleep(self, level: int) -> None:
+        """Begin to give memory back; `Slept` or `SleepFailed` follows."""
+        name, generation = self.variant.id, self.generation
+        self._rest(lambda engine: self.hooks.sleep(engine, level), Slept(name, generation))
+
+    def wake(self) -> None:
+        """Begin to take memory again; `Woke` or `SleepFailed` follows."""
+        self._rest(self.hooks.wake_up, Woke(self.variant.id, self.generation))
+
+    def _rest(self, call: Callable[[RunningEngine], Awaitable[None]], done: Event) -> None:
+        async def run() -> None:
+            try:
+                await call(self._running())
+            except EngineryError as error:
+                self._report(SleepFailed(self.variant.id, self.generation, error))
+            else:
+                self._report(done)
+
+        loop = asyncio.get_running_loop()
+        self._nap = loop.create_task(run(), name=f"rest {self.variant.id}")
+
+    def _running(self) -> RunningEngine:
+        """What hooks that do I/O get."""
+        assert self.endpoint is not None
+        assert self.command is not None
+        fetch = self._transport.to(self.endpoint)
+        path = self.command.health_path
+        return RunningEngine(self.variant, self.endpoint, self.pid, fetch, path)
+
+    async def ended(self) -> None:
+        """Returns when no task of this instance is left."""
+        tasks = [task for task in (self._life, self._stopper, self._nap) if task is not None]
+        if tasks:
+            await asyncio.wait(tasks)
+
+    # -- a life --------------------------------------------------------------------------------
+
+    async def _live(self) -> None:
+        name = self.variant.id
+        try:
+            handle = await self._bring_up()
+        except EngineLeaked as error:
+            self._report(StopFailed(name, self.generation, error))
+            await self._watch_leaked()
+            return
+        except EngineryError as error:
+            self._report(Failed(name, self.generation, error))
+            return
+        except Exception as error:
+            log.exception("%s: a defect in starting it", name)
+            self._report(Failed(name, self.generation, EngineStartFailed(f"{name}: {error!r}")))
+            return
+        self._report(Ready(name, self.generation))
+        await self._measure(handle)
+        status = await handle.exited()
+        try:
+            # what it left behind, processes and memory, must be gone before the next start
+            await handle.stop(StopPlan(()))
+            await self._settle(self._free_ready)
+        except EngineLeaked as leaked:
+            self._report(StopFailed(name, self.generation, leaked))
+            await self._watch_leaked()
+            return
+        crash = EngineCrashed(f"{name} ended: {status}", log_tail=handle.log_tail(SHOWN_LINES))
+        self._report(Exited(name, self.generation, crash))
+
+    async def _bring_up(self) -> EngineHandle:
+        """Start and wait until ready, again on another port when somebody took ours."""
+        for _ in range(PORT_TRIES):
+            try:
+                return await self._try()
+            except _PortTaken as error:
+                taken = error
+                if self.variant.url is not None:
+                    break  # the port is the user's choice
+                log.warning("%s: %s; trying another port", self.variant.id, error.message)
+        raise taken
+
+    async def _try(self) -> EngineHandle:
+        """One start on one port; nothing of it is left when this raises, but for `EngineLeaked`."""
+        endpoint = await self._launcher.reserve(self.variant)
+        command = command_for(self.hooks, self.variant, endpoint)
+        hint = asyncio.Event()
+        pattern = None if command.ready_hint is None else re.compile(command.ready_hint)
+
+        def on_line(line: str) -> None:
+            if pattern is not None and pattern.search(line):
+                hint.set()
+
+        self.endpoint, self.command = endpoint, command
+        self.handle = None
+        self._free_before = await self._launcher.free_memory()
+        try:
+            handle = await self._launcher.launch(command, endpoint, self.variant.id, on_line)
+        except EngineStartFailed as error:
+            raise EngineStartFailed(f"{self.variant.id}: {error.message}") from error
+        self.handle = handle
+        self.started_at = time.time()
+        try:
+            await self._until_ready(handle, endpoint, command, hint)
+        except Exception:
+            await handle.stop(command.stop_plan.capped(self._limits.stop_timeout))
+            raise
+        return handle  # when cancelled instead, `_end` stops the handle
+
+    async def _until_ready(
+        self, handle: EngineHandle, endpoint: Endpoint, command: Command, hint: asyncio.Event
+    ) -> None:
+        """Race readiness against the engine's end."""
+        engine = self._running()
+        exited = asyncio.ensure_future(handle.exited())
+        ready = asyncio.ensure_future(
+            wait_until_ready(
+                lambda: self._look(engine),
+                clock=self._clock,
+                hint=hint,
+                signs_of_life=handle.activity,
+                stall=self._limits.load_stall,
+                cap=self._limits.load_cap,
+                on_progress=self._on_progress,
+            )
+        )
+        try:
+            await asyncio.wait({exited, ready}, return_when=asyncio.FIRST_COMPLETED)
+            # a port that others hold serves a stranger's answers: never proof, and reason to retry
+            owned = True if command.stop_argv else await handle.owns(endpoint)
+            if owned is False:
+                raise _PortTaken(f"port {endpoint.port} belongs to another program")
+            if exited.done():
+                raise EngineStartFailed(
+                    f"{self.variant.id} ended before it was ready: {exited.result()}",
+                    log_tail=handle.log_tail(SHOWN_LINES),
+                )
+            ready.result()
+        except (EngineTimeout, EngineStartFailed) as error:
+            if error.log_tail or isinstance(error, _PortTaken):
+                raise
+            raise type(error)(
+                f"{self.variant.id}: {error.message}", log_tail=handle.log_tail(SHOWN_LINES)
+            ) from error
+        finally:
+            for task in (exited, ready):
+                task.cancel()
+            await asyncio.gather(exited, ready, return_exceptions=True)
+
+    async def _look(self, engine: RunningEngine) -> Health:
+        """One health check; a check that fails says that the engine is not ready yet."""
+        try:
+            return await self.hooks.check_health(engine)
+        except EngineError as error:
+            return Health("starting", detail=error.message)
+
+    # -- its end -------------------------------------------------------------------------------
+
+    async def _end(self) -> None:
+        """Whatever it was doing, stop it."""
+        for task in (self._life, self._nap):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
+        name = self.variant.id
+        if self.handle is not None and self.command is not None:
+            free = await self._launcher.free_memory() if self._taken else {}
+            try:
+                await self.handle.stop(self.command.stop_plan.capped(self._limits.stop_timeout))
+            except EngineLeaked as error:
+                self._report(StopFailed(name, self.generation, error))
+                await self._watch_leaked()
+                return
+            await self._settle(free)
+        self._report(Stopped(name, self.generation))
+
+    # -- its memory ----------------------------------------------------------------------------
+
+    async def _measure(self, handle: EngineHandle) -> None:
+        """What it holds, for the scheduler; what it took, to know later when that is back."""
+        free = await self._launcher.free_memory()
+        self._free_ready = free
+        self._taken = {
+            device: before - free[device]
+            for device, before in self._free_before.items()
+            if device != "ram" and before > free.get(device, before)
+        }
+        held = handle.memory() or self._taken
+        if held:
+            self._report(MemoryMeasured(self.variant.id, self.generation, held))
+
+    async def _settle(self, held: Mapping[str, int]) -> None:
+        """Wait until devices have their memory back: drivers need up to seconds after the exit.
+
+        RAM is back with the exit itself. At most `SETTLE` seconds, whatever is missing then.
+
+        Args:
+            held: what was free while this engine still had its memory.
+        """
+        if not self._taken:
+            return
+        began = self._clock.now()
+        while self._clock.now() - began < SETTLE:
+            free = await self._launcher.free_memory()
+            back = {
+                device: free.get(device, 0) >= held.get(device, 0) + ENOUGH * taken
+                for device, taken in self._taken.items()
+            }
+            if all(back.values()):
+                return
+            await self._clock.sleep(SETTLE_LOOK)
+        log.warning("%s: %s is not back after %g s", self.variant.id, dict(self._taken), SETTLE)
+
+    async def _watch_leaked(self) -> None:
+        """Even a process stuck in the kernel may end one day."""
+        if self.handle is not None:
+            await self.handle.gone()
+        self._report(Stopped(self.variant.id, self.generation))

@@ -1,0 +1,157 @@
+"""Launchers: the seam between "run this" and the machine that runs it.
+
+A launcher gives an endpoint on its machine, starts a command there and hands back an `EngineHandle`.
+`LocalLauncher` is this machine: one `EngineProcess` under a guardian for each engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from enginery.engine.endpoints import endpoint_of_url, free_endpoint
+from enginery.engine.listeners import listener_is_ours
+from enginery.engine.memory import LocalMemory, activity
+from enginery.engine.process import EngineProcess, ExitStatus
+from enginery.values import Command, Endpoint, StopPlan, Variant
+
+__all__ = ["EngineHandle", "Launcher", "LocalLauncher"]
+
+
+class EngineHandle(Protocol):
+    """One launched engine."""
+
+    @property
+    def pid(self) -> int | None:
+        """The engine's process id, where that means something."""
+        ...
+
+    async def exited(self) -> ExitStatus:
+        """Returns when the engine ended by itself or was stopped; may be awaited by many."""
+        ...
+
+    async def gone(self) -> None:
+        """Returns when nothing of it is left; may be awaited by many."""
+        ...
+
+    def log_tail(self, n: int = 20) -> list[str]:
+        """Its last ``n`` lines."""
+        ...
+
+    def activity(self) -> object:
+        """Any value that changes while the engine makes progress: a sign of life."""
+        ...
+
+    def memory(self) -> Mapping[str, int]:
+        """Bytes per device that it holds now, as far as that can be measured."""
+        ...
+
+    async def stop(self, plan: StopPlan) -> None:
+        """Carry out ``plan``; returns when nothing is left.
+
+        Raises:
+            EngineLeaked: something is left.
+        """
+        ...
+
+    async def owns(self, endpoint: Endpoint) -> bool | None:
+        """Whether the listener at ``endpoint`` is this engine's; None: cannot tell (yet)."""
+        ...
+
+
+class Launcher(Protocol):
+    """One machine."""
+
+    async def reserve(self, variant: Variant) -> Endpoint:
+        """Where the engine of ``variant`` is to listen, with a key of its own."""
+        ...
+
+    async def launch(
+        self, command: Command, endpoint: Endpoint, name: str, on_line: Callable[[str], None]
+    ) -> EngineHandle:
+        """Start ``command``; returns when it runs, not when it is ready.
+
+        Raises:
+            EngineStartFailed: it cannot be run.
+        """
+        ...
+
+    async def free_memory(self) -> Mapping[str, int]:
+        """Free bytes per device; empty where nothing is known."""
+        ...
+
+
+class LocalLauncher:
+    """This machine.
+
+    Args:
+        memory: what measures it; default: RAM and NVML.
+    """
+
+    def __init__(self, memory: LocalMemory | None = None) -> None:
+        self._memory = memory or LocalMemory()
+
+    async def reserve(self, variant: Variant) -> Endpoint:
+        """A free port on 127.0.0.1, or the place that the variant's ``url`` names."""
+        fresh = free_endpoint()
+        if variant.url is not None:
+            return endpoint_of_url(variant.url, api_key=fresh.api_key)
+        return fresh
+
+    async def launch(
+        self,
+        command: Command,
+        endpoint: Endpoint,  # noqa: ARG002  # other launchers need it
+        name: str,
+        on_line: Callable[[str], None],
+    ) -> EngineHandle:
+        """An `EngineProcess` under its guardian."""
+        process = EngineProcess(
+            command.argv[0],
+            command.argv[1:],
+            command.cwd,
+            env=command.env,
+            name=name,
+            stop_plan=command.stop_plan,
+            stop_argv=command.stop_argv,
+            log_level=command.log_level,
+            on_line=on_line,
+        )
+        await process.start()
+        return _LocalHandle(process, self._memory)
+
+    async def free_memory(self) -> Mapping[str, int]:
+        """RAM, and NVIDIA devices where their library is installed."""
+        return self._memory.free()
+
+
+class _LocalHandle:
+    def __init__(self, process: EngineProcess, memory: LocalMemory) -> None:
+        self._process = process
+        self._memory = memory
+        self.pid = process.get_pid()
+
+    async def exited(self) -> ExitStatus:
+        return await self._process.wait()
+
+    async def gone(self) -> None:
+        await self._process.wait_gone()
+
+    def log_tail(self, n: int = 20) -> list[str]:
+        return self._process.log_tail(n)
+
+    def activity(self) -> object:
+        seen = self._process.log.bytes_seen
+        return seen if self.pid is None else (seen, *activity(self.pid))
+
+    def memory(self) -> Mapping[str, int]:
+        return {} if self.pid is None else self._memory.held_by_tree(self.pid)
+
+    async def stop(self, plan: StopPlan) -> None:
+        self._process.stop_plan = plan
+        await self._process.stop(timeout=sum(wait for _, wait in plan.signals))
+
+    async def owns(self, endpoint: Endpoint) -> bool | None:
+        if self.pid is None:
+            return None
+        return listener_is_ours(self.pid, endpoint.port)  # 0.1 ms: no thread

@@ -1,0 +1,111 @@
+"""`Lease`: the right to send one request to one engine, in the hands of whoever forwards it.
+
+Knows: how to end once, and whom to tell when the engine goes first. Does not know: why it was
+granted. The scheduler counts it as in flight from the grant to the release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from enginery.engine.client import PluginEngineClient
+from enginery.engine.seam import Grant, Outcome
+from enginery.errors import EngineryError
+
+__all__ = ["Lease"]
+
+
+class Lease:
+    """One granted request. Release it in a ``finally``, once its upstream connection is closed.
+
+    Attributes:
+        client: talks to the leased engine.
+        queue_s: seconds that the request waited for others.
+        swap_s: seconds that it waited for this engine to start.
+        error: why the engine was taken away, once it was.
+    """
+
+    def __init__(
+        self, grant: Grant, client: PluginEngineClient, on_release: Callable[[Lease, Outcome], None]
+    ) -> None:
+        self.id = grant.lease_id
+        self.request_id = grant.request.id
+        self.instance = grant.instance
+        self.generation = grant.generation
+        self.queue_s = grant.queue_s
+        self.swap_s = grant.swap_s
+        self.client = client
+        self.error: EngineryError | None = None
+        self._on_release: Callable[[Lease, Outcome], None] | None = on_release
+        self._on_evict: list[Callable[[EngineryError], None]] = []
+
+    @property
+    def released(self) -> bool:
+        """True once `release` was called."""
+        return self._on_release is None
+
+    def release(self, outcome: Outcome | str = Outcome.OK) -> None:
+        """End the lease; the second call does nothing."""
+        tell, self._on_release = self._on_release, None
+        self._on_evict.clear()
+        if tell is not None:
+            tell(self, Outcome.EVICTED if self.error is not None else Outcome(outcome))
+
+    def on_evict(self, callback: Callable[[EngineryError], None]) -> None:
+        """Call ``callback`` when the engine is taken away before the release; at once if it was."""
+        if self.error is not None:
+            callback(self.error)
+        elif not self.released:
+            self._on_evict.append(callback)
+
+    def evict(self, error: EngineryError) -> None:
+        """Called by the manager: the engine is going, or gone."""
+        self.error = error
+        callbacks, self._on_evict = self._on_evict, []
+        for callback in callbacks:
+            callback(error)
+
+    def for_one(self) -> Self:
+        """Its client sends one request, and the end of the response ends the lease."""
+        self.client = self.client.on_lease(self)
+        return self
+
+    def for_many(self) -> Self:
+        """Its client sends any number of requests; only `release` ends the lease."""
+        self.client = self.client.on_lease(_Shared(self))
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release(Outcome.OK if error is None else Outcome.CLIENT_GONE)
+
+
+class _Shared:
+    """A lease in the hands of several requests: none of them ends it."""
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+
+    @property
+    def client(self) -> PluginEngineClient:
+        return self._lease.client
+
+    @property
+    def error(self) -> EngineryError | None:
+        return self._lease.error
+
+    def release(self, outcome: Outcome | str = Outcome.OK) -> None:
+        """Somebody's request ended; the lease goes on."""
+
+    def on_evict(self, callback: Callable[[EngineryError], None]) -> None:
+        """As `Lease.on_evict`."""
+        self._lease.on_evict(callback)

@@ -1,0 +1,91 @@
+"""The one place that talks HTTP to engines with small requests: health, counts, sleep.
+
+Knows: aiohttp's client, and which of its errors mean what. Does not know: what is asked. Inference
+does not pass here (see `client`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+
+from enginery.errors import EngineTimeout, EngineUnreachable
+from enginery.values import Endpoint, EngineReply, JSONObject, Transport
+
+__all__ = ["HttpTransport", "auth_headers", "open_session"]
+
+DEFAULT_TIMEOUT = 10.0
+
+
+def open_session() -> aiohttp.ClientSession:
+    """A session for engines: no connection limit, no total timeout, no environment proxies."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, force_close=False),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0),
+        auto_decompress=False,
+    )
+
+
+def auth_headers(endpoint: Endpoint) -> dict[str, str]:
+    """The per-spawn key, which proves to us that the engine is ours and to it that we are we."""
+    return {} if endpoint.api_key is None else {"Authorization": f"Bearer {endpoint.api_key}"}
+
+
+class HttpTransport:
+    """Small requests over one shared session; hands out a `Transport` for each endpoint."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+        self._closed = False
+
+    def to(self, endpoint: Endpoint) -> Transport:
+        """What a `RunningEngine` at ``endpoint`` uses."""
+
+        async def fetch(
+            method: str, path: str, body: JSONObject | None, timeout: float | None
+        ) -> EngineReply:
+            return await self.fetch(endpoint, method, path, body, timeout)
+
+        return fetch
+
+    async def fetch(
+        self,
+        endpoint: Endpoint,
+        method: str,
+        path: str,
+        body: JSONObject | None = None,
+        timeout: float | None = None,
+    ) -> EngineReply:
+        """One request, its whole reply read; ``timeout`` in seconds, 10 if None.
+
+        Raises:
+            EngineUnreachable: nothing answers, or it hung up.
+            EngineTimeout: no whole reply in time.
+        """
+        if self._closed:
+            raise EngineUnreachable(f"{endpoint.base_url}: the client is closed")
+        if self._session is None or self._session.closed:
+            self._session = open_session()
+        limit = aiohttp.ClientTimeout(total=timeout or DEFAULT_TIMEOUT)
+        try:
+            async with self._session.request(
+                method,
+                endpoint.base_url + path,
+                json=body,
+                headers=auth_headers(endpoint),
+                timeout=limit,
+                allow_redirects=False,
+            ) as reply:
+                headers = {name.lower(): value for name, value in reply.headers.items()}
+                return EngineReply(reply.status, headers, await reply.read())
+        except TimeoutError as error:
+            raise EngineTimeout(f"no answer from {endpoint.base_url}{path} in time") from error
+        except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError) as error:
+            raise EngineUnreachable(f"{endpoint.base_url}: {error}") from error
+
+    async def close(self) -> None:
+        """Close every connection, for good."""
+        self._closed = True
+        if self._session is not None:
+            await self._session.close()

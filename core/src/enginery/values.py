@@ -1,0 +1,257 @@
+"""Frozen values that every part of the framework shares.
+
+Knows: what a variant, a command, an estimate and a health report are. Does not know: plugins,
+settings, processes or HTTP. Times are seconds, sizes are bytes. Nothing here imports a library, so
+that engine servers started as children can use it and still start fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from signal import SIGTERM
+from typing import Any, Literal, Protocol
+
+__all__ = [
+    "Command",
+    "Endpoint",
+    "EngineReply",
+    "EngineRequest",
+    "Health",
+    "HealthState",
+    "JSONObject",
+    "Memory",
+    "ResponseTransform",
+    "RunningEngine",
+    "StopPlan",
+    "TokenEstimate",
+    "Transport",
+    "Variant",
+]
+
+JSONObject = dict[str, Any]
+"""A decoded JSON object: the body of a request, a reply or a stream chunk."""
+
+HealthState = Literal["starting", "ready", "asleep", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where one engine listens.
+
+    ``api_key`` is made afresh for each spawn and given to the engine by environment, never by
+    command line; an engine that answers to it is ours. ``unix_path`` is for plugins whose engine can
+    listen there too; the framework itself always talks to host and port.
+    """
+
+    host: str
+    port: int
+    api_key: str | None = field(default=None, repr=False)
+    unix_path: str | None = None
+
+    @property
+    def base_url(self) -> str:
+        """``http://host:port`` without a trailing slash; IPv6 addresses in brackets."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class StopPlan:
+    """How an engine is asked to leave.
+
+    Each ``(signal, wait)`` in order, waiting at most ``wait`` seconds for the exit; then SIGKILL to
+    every descendant and at most ``kill_after`` seconds until all are reaped.
+    """
+
+    signals: tuple[tuple[int, float], ...] = ((int(SIGTERM), 10.0),)
+    kill_after: float = 2.0
+
+    def capped(self, total: float) -> StopPlan:
+        """The same plan with the waits cut so that they sum to at most ``total`` seconds."""
+        left, cut = total, []
+        for number, wait in self.signals:
+            cut.append((number, min(wait, left)))
+            left = max(0.0, left - wait)
+        return StopPlan(tuple(cut), self.kill_after)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One engine server's command line and what the framework must know to run it.
+
+    Args:
+        argv: program and arguments; never passed through a shell.
+        env: added to the environment that the engine inherits.
+        cwd: working directory; None is the manager's own.
+        health_path: what the default health check asks for.
+        ready_hint: a regular expression on one log line: a reason to look now, never proof.
+        stop_plan: signals and waits.
+        stop_argv: a command that stops what signals cannot reach (``docker stop NAME``).
+        log_level: the level at which the engine's output is logged; ``"warning"`` leaves the
+            default, stdout at INFO and stderr at WARNING, for engines that use stderr sparingly.
+    """
+
+    argv: Sequence[str]
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    cwd: str | None = None
+    health_path: str = "/health"
+    ready_hint: str | None = None
+    stop_plan: StopPlan = field(default_factory=StopPlan)
+    stop_argv: Sequence[str] | None = None
+    log_level: Literal["debug", "info", "warning"] = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to run a model: what ``engine_type`` starts with which options.
+
+    Args:
+        model: the name that clients ask for.
+        name: the variant's name within its model, ``"default"`` where there is only one.
+        engine_type: the name of the plugin that runs it.
+        context_length: tokens per request, prompt and reply together; None is the engine's own
+            default. A plugin multiplies by ``parallel`` where its engine wants the sum.
+        parallel: how many requests the engine works on at once (slots).
+        options: the plugin's typed options (an instance of its ``variant_options()``), or a plain
+            mapping where the plugin declares none.
+        binary: replaces the program of the plugin's command line.
+        args: together with ``binary``: the whole command line; alone: added to the plugin's. Each may
+            hold ``{host}``, ``{port}`` and ``{model}``, filled in per argument.
+        env: added to the engine's environment.
+        work_dir: the engine's working directory.
+        url: a server's address: alone, one that is attached to, never started; with ``binary``, the
+            address at which the started engine answers.
+        features: what the model can do (``"chat"``, ``"embeddings"``, ...); None is unknown and
+            refuses nothing.
+
+    Two variants are the same when they are equal after validation.
+    """
+
+    model: str
+    name: str = "default"
+    engine_type: str = "openai"
+    context_length: int | None = None
+    parallel: int = 1
+    options: Any = field(default_factory=dict)
+    binary: str | None = None
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    work_dir: str | None = None
+    url: str | None = None
+    features: frozenset[str] | None = None
+
+    @property
+    def id(self) -> str:
+        """``model/name``: how logs, status rows and errors call this variant."""
+        return f"{self.model}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One inference request: the route, the decoded JSON object and whether it streams."""
+
+    path: str
+    body: JSONObject
+    stream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEstimate:
+    """Bounds on a request's prompt tokens, both inclusive.
+
+    ``high`` is None where no bound is sound: images, audio, an unknown way of counting.
+    """
+
+    low: int
+    high: int | None
+
+    def __post_init__(self) -> None:
+        if self.low < 0 or (self.high is not None and self.high < self.low):
+            raise ValueError(f"bounds must satisfy 0 <= low <= high, got {self.low}, {self.high}")
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What an engine says of itself. ``progress`` is the loaded fraction, 0 to 1, if known."""
+
+    state: HealthState
+    progress: float | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes per device (``"ram"``, ``"gpu0"``, ...) while serving, and while asleep."""
+
+    ready: Mapping[str, int]
+    asleep: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReply:
+    """An engine's whole answer to one small request: header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The decoded body.
+
+        Raises:
+            ValueError: the body is not JSON.
+        """
+        import json
+
+        return json.loads(self.body)
+
+
+Transport = Callable[[str, str, JSONObject | None, float | None], Awaitable[EngineReply]]
+"""``(method, path, body, timeout) -> EngineReply``: how a `RunningEngine` reaches its engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningEngine:
+    """A live engine, as the hooks that do I/O see it.
+
+    ``transport`` is what carries the two calls; a plugin's tests pass a function of their own.
+    """
+
+    variant: Variant
+    endpoint: Endpoint
+    pid: int | None
+    transport: Transport = field(repr=False)
+    health_path: str = "/health"
+
+    async def get(self, path: str, timeout: float | None = None) -> EngineReply:
+        """GET ``path``; ``timeout`` in seconds, None for the hook's own deadline.
+
+        Raises:
+            EngineUnreachable: nothing answered.
+        """
+        return await self.transport("GET", path, None, timeout)
+
+    async def post(self, path: str, body: JSONObject, timeout: float | None = None) -> EngineReply:
+        """POST ``body`` as JSON to ``path``; ``timeout`` as for `get`.
+
+        Raises:
+            EngineUnreachable: nothing answered.
+        """
+        return await self.transport("POST", path, body, timeout)
+
+
+class ResponseTransform(Protocol):
+    """Rewrites one reply: one object per request, so it may keep state between chunks."""
+
+    def reply(self, body: JSONObject) -> JSONObject:
+        """Called once with a whole, non-streamed reply; returns what the client gets."""
+        ...
+
+    def chunk(self, body: JSONObject) -> list[JSONObject]:
+        """Called with each chunk of a stream; returns the chunks the client gets instead."""
+        ...
+
+    def end(self) -> list[JSONObject]:
+        """Called when the stream is complete; returns chunks that were held back."""
+        ...

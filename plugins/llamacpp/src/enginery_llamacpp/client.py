@@ -1,0 +1,84 @@
+"""`LlamaCppEngine`: a client for a llama.cpp server that runs already, by its URL.
+
+Knows: what a llama.cpp client adds to the framework's: the plugin's hooks, a limit for replies. Does
+not know: how the server was started; nothing is started, stopped or leased here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from enginery import Endpoint, EngineHooks, EngineRequest, PluginEngineClient, Variant
+from enginery_llamacpp.options import options_of
+from enginery_llamacpp.plugin import LlamaCppPlugin
+
+__all__ = ["LlamaCppEngine"]
+
+ENGINE_TYPE = "llama.cpp"
+DISTRIBUTION = "enginery-llamacpp"
+DEFAULT_PORT = 80  # as in any URL, and in the settings' `url`
+DEFAULT_REPLY_TOKENS = 512
+_REPLY_LIMITS = ("max_tokens", "max_completion_tokens", "n_predict")
+
+
+class LlamaCppEngine(PluginEngineClient):
+    """A running llama.cpp server, used as ``async with LlamaCppEngine("http://127.0.0.1:8080")``.
+
+    Tokens are counted by the server itself; fields that llama.cpp ignores are removed, with one
+    warning each; health is ``/health``, else ``/v1/models``.
+
+    Args:
+        base_url: ``http://host:port``; the port is 80 if absent.
+        api_key: what the server was started with, if anything.
+        model: the name in requests and logs; llama.cpp itself serves whatever it has loaded.
+        context_length: tokens per request, if known.
+        parallel: how many slots the server has, if known.
+        max_tokens: the limit for replies of chats and completions that set none, in tokens; None
+            sends none, and a reply may fill the context.
+        options: as in the settings file, such as ``embedding=True`` for an embedding server.
+
+    Raises:
+        ValueError: ``base_url`` is no http address.
+        pydantic.ValidationError: an unknown option.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        model: str = ENGINE_TYPE,
+        context_length: int | None = None,
+        parallel: int = 1,
+        max_tokens: int | None = DEFAULT_REPLY_TOKENS,
+        **options: Any,
+    ) -> None:
+        variant = Variant(
+            model=model,
+            engine_type=ENGINE_TYPE,
+            context_length=context_length,
+            parallel=parallel,
+            options=options_of(options),
+            url=base_url.rstrip("/"),
+        )
+        hooks = EngineHooks(LlamaCppPlugin(), ENGINE_TYPE, DISTRIBUTION)
+        budget = DEFAULT_REPLY_TOKENS if max_tokens is None else max_tokens
+        super().__init__(hooks, variant, _endpoint(base_url, api_key), reply_tokens=budget)
+        self.max_tokens = max_tokens
+
+    def body_for(self, request: EngineRequest) -> dict[str, Any]:
+        """As `PluginEngineClient.body_for`; a reply without a limit gets one."""
+        body = super().body_for(request)
+        generates = "messages" in body or "prompt" in body
+        unlimited = all(body.get(field) is None for field in _REPLY_LIMITS)
+        if self.max_tokens is not None and generates and unlimited:
+            body["max_tokens"] = self.max_tokens
+        return body
+
+
+def _endpoint(base_url: str, api_key: str | None) -> Endpoint:
+    url = urlsplit(base_url)
+    if url.scheme != "http" or not url.hostname or url.path.strip("/"):
+        raise ValueError(f"{base_url!r} is not of the form http://host:port")
+    return Endpoint(url.hostname, url.port or DEFAULT_PORT, api_key=api_key)

@@ -1,0 +1,228 @@
+"""The mock's HTTP routes.
+
+Knows: paths, status codes, who may ask. Does not know: the process around it (`server`), what replies
+say (`replies`) or how they are paced (`sending`). Errors have OpenAI's shape, except the two whose
+shape llama.cpp made known: loading, and a prompt that is too long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from enginery import (
+    AuthenticationFailed,
+    BodyTooLarge,
+    ContextLengthExceeded,
+    EndpointNotSupported,
+    EngineryError,
+    InvalidRequest,
+    MethodNotAllowed,
+)
+from enginery.api.body import DecodedBody, decode_body
+from enginery.api.openai import error_body, error_headers, model_card, models_list
+from enginery_mock.devices import Ledger
+from enginery_mock.faults import TokensToCrash
+from enginery_mock.flags import ServerConfig
+from enginery_mock.generation import CHAT_PATH, COMPLETIONS_PATH, generate, read_generation
+from enginery_mock.printing import say
+from enginery_mock.sending import Pace, send_stream, send_whole
+from enginery_mock.sleeping import MODES, PARTS, Sleeper
+from enginery_mock.slots import Slots
+from enginery_mock.tokens import pieces, request_tokens, token_id
+
+__all__ = ["MockApp"]
+
+BODY_LIMIT = 64 * 1024 * 1024
+OPEN_PATHS = frozenset({"/health", "/mock/requests"})
+"""No key needed: a health check proves nothing, and the counts hold no text of any request."""
+
+LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+JOURNAL_VARIABLE = "ENGINERY_MOCK_JOURNAL"
+"""Names a file that gets a line for each generation request that any mock receives: its ``x-request-id``, else
+its ``user``, else the reply's id."""
+
+
+class MockApp:
+    """The routes of one mock engine. ``ready`` is False while it loads."""
+
+    def __init__(self, config: ServerConfig, ledger: Ledger) -> None:
+        self.ready = False
+        self._config = config
+        self._slots = Slots(
+            config.slots, config.max_queue, journal=os.environ.get(JOURNAL_VARIABLE)
+        )
+        self._sleeper = Sleeper(config, self._slots, ledger)
+        tokens = config.crash_after_tokens
+        self._pace = Pace(
+            config.ttft_ms / 1000,
+            config.itl_ms / 1000,
+            config.die_at_frame,
+            None if tokens is None else TokensToCrash(tokens),
+        )
+        self._begun = 0
+        self._created = int(time.time())
+
+    def application(self) -> web.Application:
+        """The aiohttp application; its handlers must be cancelled when a client leaves."""
+        app = web.Application(middlewares=[self._guard], client_max_size=BODY_LIMIT)
+        app.add_routes(
+            [
+                web.get("/health", self._health),
+                web.get("/v1/models", self._models),
+                web.post(CHAT_PATH, self._generate),
+                web.post(COMPLETIONS_PATH, self._generate),
+                web.post(f"{CHAT_PATH}/input_tokens", self._input_tokens),
+                web.post("/tokenize", self._tokenize),
+                web.get("/mock/requests", self._requests),
+            ]
+        )
+        if self._config.sleep_levels:
+            app.add_routes(
+                [
+                    web.post("/sleep", self._sleep),
+                    web.post("/wake_up", self._wake_up),
+                    web.get("/is_sleeping", self._is_sleeping),
+                ]
+            )
+        return app
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Loading first, then the key, then the route; every error leaves as JSON."""
+        lies = self._config.lie_on_health == "loading" and request.path == "/health"
+        if not self.ready and not lies:
+            return web.json_response(LOADING, status=503)
+        try:
+            self._check_key(request)
+            return await handler(request)
+        except EngineryError as error:
+            return error_response(error)
+        except web.HTTPException as error:
+            return error_response(_translated(error, request))
+
+    def _check_key(self, request: web.Request) -> None:
+        key = self._config.api_key
+        if key is None or request.path in OPEN_PATHS:
+            return
+        scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
+        given = bearer if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+        if not hmac.compare_digest(_bytes(given), _bytes(key)):
+            raise AuthenticationFailed("this mock engine needs its API key")
+
+    # -- routes --------------------------------------------------------------------------------
+
+    async def _health(self, request: web.Request) -> web.Response:  # noqa: ARG002  # aiohttp's signature
+        return web.json_response({"status": "ok"})
+
+    async def _models(self, request: web.Request) -> web.Response:  # noqa: ARG002  # aiohttp's signature
+        card = model_card(
+            self._config.model,
+            created=self._created,
+            owned_by="enginery-mock",
+            context_length=self._config.context_length,
+        )
+        return web.json_response(models_list([card]))
+
+    async def _requests(self, request: web.Request) -> web.Response:  # noqa: ARG002  # aiohttp's signature
+        return web.json_response(self._slots.report())
+
+    async def _input_tokens(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        tokens = request_tokens(CHAT_PATH, body.object)
+        return web.json_response({"input_tokens": tokens, "object": "response.input_tokens"})
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        content = body.get("content", "")
+        if not isinstance(content, str):
+            raise InvalidRequest("content must be a string", param="content")
+        found = pieces(content)
+        tokens: list[Any] = [token_id(piece) for piece in found]
+        if body.get("with_pieces") is True:
+            tokens = [{"id": token_id(piece), "piece": piece} for piece in found]
+        return web.json_response({"tokens": tokens})
+
+    async def _generate(self, request: web.Request) -> web.StreamResponse:
+        wanted = read_generation(request.path, await _body(request))
+        reply = generate(wanted, seed=self._config.seed, context_length=self._config.context_length)
+        send = send_stream if wanted.stream else send_whole
+        name = request.headers.get("x-request-id") or wanted.user or reply.id
+        if self._config.flood_log is not None:
+            say(f"request {name}: {wanted.prompt_tokens} prompt tokens")
+        async with self._slots.hold(name):
+            self._begun += 1
+            if self._config.lie_on_health == "stuck":
+                await self._hang_when_due()
+            return await send(request, wanted, reply, self._config.model, self._pace)
+
+    async def _hang_when_due(self) -> None:
+        if self._begun > self._config.stuck_after_requests:
+            await asyncio.Event().wait()
+
+    # -- sleep, as vLLM has it -----------------------------------------------------------------
+
+    async def _sleep(self, request: web.Request) -> web.Response:
+        level, mode = request.query.get("level", "1"), request.query.get("mode", "wait")
+        if level not in map(str, self._config.sleep_levels):
+            raise InvalidRequest(f"level must be one of {self._config.sleep_levels}", param="level")
+        if mode not in MODES:
+            raise InvalidRequest(f"mode must be one of {sorted(MODES)}", param="mode")
+        await self._sleeper.sleep(int(level))
+        return web.json_response({"status": "sleeping", "level": int(level)})
+
+    async def _wake_up(self, request: web.Request) -> web.Response:
+        tags = request.query.getall("tags", [])
+        if not PARTS.issuperset(tags):
+            raise InvalidRequest(f"tags must be among {sorted(PARTS)}", param="tags")
+        await self._sleeper.wake_up(tags or PARTS)
+        status = "sleeping" if self._sleeper.is_sleeping else "awake"
+        return web.json_response({"status": status, "tags": tags or None})
+
+    async def _is_sleeping(self, request: web.Request) -> web.Response:  # noqa: ARG002  # aiohttp's signature
+        return web.json_response({"is_sleeping": self._sleeper.is_sleeping})
+
+
+async def _body(request: web.Request) -> DecodedBody:
+    return decode_body(await request.read())
+
+
+def error_response(error: EngineryError) -> web.Response:
+    """``error`` as an engine tells it."""
+    if isinstance(error, ContextLengthExceeded):
+        overflow = {
+            "code": 400,
+            "message": error.message,
+            "type": "exceed_context_size_error",
+            "n_prompt_tokens": error.prompt_tokens,
+            "n_ctx": error.context_length,
+        }
+        return web.json_response({"error": overflow}, status=400)
+    return web.json_response(
+        error_body(error, "engine"), status=error.status, headers=error_headers(error)
+    )
+
+
+def _translated(error: web.HTTPException, request: web.Request) -> EngineryError:
+    """What aiohttp refuses by itself, as text, in our words."""
+    if error.status == 404:
+        return EndpointNotSupported(f"the mock engine has no route {request.path}")
+    if error.status == 405:
+        return MethodNotAllowed(f"{request.path} does not take {request.method}")
+    if error.status == 413:
+        return BodyTooLarge(f"the body is over {BODY_LIMIT} bytes")
+    return InvalidRequest(error.reason)
+
+
+def _bytes(key: str) -> bytes:
+    """Header values may hold any byte; `compare_digest` refuses strings that are not ASCII."""
+    return key.encode("utf-8", "surrogateescape")

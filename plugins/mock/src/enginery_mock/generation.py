@@ -1,0 +1,139 @@
+"""From a request's body to what is to be generated. Pure.
+
+Knows: the fields of chat completions and completions that the mock honours: ``messages``, ``prompt``,
+``max_tokens``, ``max_completion_tokens``, ``stop``, ``stream``, ``stream_options.include_usage``,
+``seed``, ``n`` (only 1), and ``ignore_eos`` as llama.cpp and vLLM have it. Other fields are accepted
+and have no effect. Does not know: slots, time or HTTP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from enginery import ContextLengthExceeded, InvalidRequest
+from enginery.api.body import DecodedBody
+from enginery_mock.replies import Reply, make_reply
+from enginery_mock.tokens import request_tokens
+
+__all__ = ["CHAT_PATH", "COMPLETIONS_PATH", "Generation", "generate", "read_generation"]
+
+CHAT_PATH = "/v1/chat/completions"
+COMPLETIONS_PATH = "/v1/completions"
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One request, checked. ``max_tokens`` None: until the reply's own end or the context's."""
+
+    path: str
+    prompt: Any
+    prompt_tokens: int
+    max_tokens: int | None
+    stop: tuple[str, ...]
+    stream: bool
+    include_usage: bool
+    seed: int | None
+    ignore_eos: bool
+    user: str | None = None
+
+
+def read_generation(path: str, body: DecodedBody) -> Generation:
+    """Check a body for ``path``.
+
+    Raises:
+        InvalidRequest: a field is wrong; ``param`` names it.
+    """
+    prompt = _messages(body) if path == CHAT_PATH else _prompt(body)
+    if _integer(body, "n", least=1) not in {None, 1}:
+        raise InvalidRequest("the mock engine gives one choice: n must be 1", param="n")
+    limit = _integer(body, "max_completion_tokens", least=1)
+    return Generation(
+        path=path,
+        prompt=prompt,
+        prompt_tokens=request_tokens(path, body.object),
+        max_tokens=_integer(body, "max_tokens", least=1) if limit is None else limit,
+        stop=_stop(body),
+        stream=body.stream,
+        include_usage=_include_usage(body),
+        seed=_integer(body, "seed"),
+        ignore_eos=body.get("ignore_eos") is True,
+        user=body.get("user") if isinstance(body.get("user"), str) else None,
+    )
+
+
+def generate(wanted: Generation, *, seed: int, context_length: int) -> Reply:
+    """The reply, cut where the context ends.
+
+    Raises:
+        ContextLengthExceeded: the prompt leaves no room for a single token, llama.cpp's rule.
+    """
+    room = context_length - wanted.prompt_tokens
+    if room <= 0:
+        raise ContextLengthExceeded(
+            f"request ({wanted.prompt_tokens} tokens) exceeds the available context size "
+            f"({context_length} tokens), try increasing it",
+            prompt_tokens=wanted.prompt_tokens,
+            context_length=context_length,
+        )
+    return make_reply(
+        seed,
+        wanted.prompt,
+        limit=room if wanted.max_tokens is None else min(room, wanted.max_tokens),
+        stop=wanted.stop,
+        request_seed=wanted.seed,
+        ignore_eos=wanted.ignore_eos,
+    )
+
+
+def _messages(body: DecodedBody) -> list[Any]:
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise InvalidRequest("messages must be a list of at least one message", param="messages")
+    for number, message in enumerate(messages):
+        where = f"messages[{number}]"
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise InvalidRequest(f"{where} must be an object with a role", param=where)
+        if not isinstance(message.get("content"), str | list | None):
+            raise InvalidRequest(
+                f"{where}.content must be a string or a list of parts", param=where
+            )
+    return messages
+
+
+def _prompt(body: DecodedBody) -> Any:
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
+        prompt = prompt[0]
+    ids = isinstance(prompt, list) and all(type(item) is int for item in prompt)
+    if not isinstance(prompt, str) and not ids:
+        raise InvalidRequest("prompt must be one string or one list of token ids", param="prompt")
+    return prompt
+
+
+def _stop(body: DecodedBody) -> tuple[str, ...]:
+    stop = body.get("stop")
+    words = [] if stop is None else [stop] if isinstance(stop, str) else stop
+    if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
+        raise InvalidRequest("stop must be a string or a list of strings, none empty", param="stop")
+    return tuple(words)
+
+
+def _include_usage(body: DecodedBody) -> bool:
+    options = body.get("stream_options")
+    if options is None:
+        return False
+    if not isinstance(options, dict):
+        raise InvalidRequest("stream_options must be an object", param="stream_options")
+    return options.get("include_usage") is True
+
+
+def _integer(body: DecodedBody, name: str, *, least: int | None = None) -> int | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if type(value) is not int:  # true is an int to Python
+        raise InvalidRequest(f"{name} must be an integer", param=name)
+    if least is not None and value < least:
+        raise InvalidRequest(f"{name} must be at least {least}, got {value}", param=name)
+    return value

@@ -1,0 +1,257 @@
+"""Makes tiny real GGUF models with random weights, for tests: ``python scripts/make_models.py OUT``.
+
+Knows: GGUF, a small byte-level BPE tokenizer, and what llama.cpp wants of a model. Does not know:
+the tests, or anything to download: the tokenizer is trained on Python's own documentation topics
+(`pydoc_data`). Deterministic for one Python version. Needs numpy and gguf, takes about a second.
+
+A model is one function that takes a path and the tokenizer, named in `MODELS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+__all__ = ["MODELS", "Tokenizer", "make", "train_tokenizer"]
+
+MERGES = 1500
+CORPUS_BYTES = 200_000  # enough for words of English; half of the time of the whole text
+CONTEXT_LENGTH = 32_768
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<tool_call>",
+    "</tool_call>",
+    "<|fim_prefix|>",
+    "<|fim_suffix|>",
+    "<|fim_middle|>",
+)
+_USER_DEFINED = frozenset({"<tool_call>", "</tool_call>"})  # printed in replies, unlike the others
+
+CHAT_TEMPLATE = """\
+{%- if tools %}<|im_start|>system
+{% if messages[0].role == 'system' %}{{ messages[0].content }}
+{% endif %}# Tools
+<tools>{% for tool in tools %}
+{{ tool | tojson }}{% endfor %}
+</tools>
+For each function call return a JSON object within <tool_call></tool_call> tags:
+<tool_call>
+{"name": <function-name>, "arguments": <args-json-object>}
+</tool_call><|im_end|>
+{% endif %}
+{%- for message in messages %}
+{%- if not (tools and loop.first and message.role == 'system') %}
+{{- '<|im_start|>' + message.role + '\\n' }}
+{%- if message.role == 'tool' %}{{ '<tool_response>' + message.content + '</tool_response>' }}
+{%- elif message.content %}{{ message.content }}{% endif %}
+{%- for call in message.tool_calls or [] %}
+{{- '\\n<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' }}
+{{- (call.function.arguments | tojson) + '}\\n</tool_call>' }}
+{%- endfor %}
+{{- '<|im_end|>\\n' }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+
+# How the tokenizer family "qwen2" splits text before it merges.
+_SPLIT = re.compile(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\w]?[^\W\d_]+|\d| ?[^\s\w]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+|_"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """A byte-level BPE vocabulary, without its special tokens."""
+
+    tokens: tuple[str, ...]
+    merges: tuple[str, ...]
+
+
+# -- the tokenizer -----------------------------------------------------------------------------
+
+
+def train_tokenizer(text: str, merges: int = MERGES) -> Tokenizer:
+    """Byte-pair encoding: join the most frequent pair, again and again.
+
+    Source: Sennrich, Haddow and Birch, "Neural Machine Translation of Rare Words with Subword
+    Units" (2016); bytes as printable letters as in GPT-2.
+    """
+    letters = _byte_letters()
+    counts = collections.Counter(_SPLIT.findall(text))
+    words = [([letters[byte] for byte in word.encode()], count) for word, count in counts.items()]
+    pairs: collections.Counter[tuple[str, str]] = collections.Counter()
+    holders: dict[tuple[str, str], set[int]] = collections.defaultdict(set)
+    for index, (symbols, count) in enumerate(words):
+        for pair in pairwise(symbols):
+            pairs[pair] += count
+            holders[pair].add(index)
+    learned = []
+    for _ in range(merges):
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))
+        learned.append(best)
+        for index in sorted(holders.pop(best)):
+            symbols, count = words[index]
+            for pair in pairwise(symbols):
+                pairs[pair] -= count
+                holders[pair].discard(index)
+            symbols[:] = _joined(symbols, best)
+            for pair in pairwise(symbols):
+                pairs[pair] += count
+                holders[pair].add(index)
+        del pairs[best]
+    tokens = dict.fromkeys([letters[byte] for byte in range(256)])
+    tokens |= dict.fromkeys(left + right for left, right in learned)
+    return Tokenizer(tuple(tokens), tuple(f"{left} {right}" for left, right in learned))
+
+
+def _byte_letters() -> dict[int, str]:
+    """A printable letter for each byte: itself where it is one, else one from 256 upwards."""
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = iter(range(256, 512))
+    return {byte: chr(byte) if byte in printable else chr(next(others)) for byte in range(256)}
+
+
+def _joined(symbols: list[str], pair: tuple[str, str]) -> list[str]:
+    joined: list[str] = []
+    for symbol in symbols:
+        # A symbol that was joined just now is longer than the pair's left half: it cannot match.
+        if joined and joined[-1] == pair[0] and symbol == pair[1]:
+            joined[-1] += symbol
+        else:
+            joined.append(symbol)
+    return joined
+
+
+def _corpus() -> str:
+    from pydoc_data.topics import topics
+
+    return "\n".join(topics.values())[:CORPUS_BYTES]
+
+
+# -- the models --------------------------------------------------------------------------------
+
+
+def _chat(path: Path, tokenizer: Tokenizer) -> None:
+    """A llama that chats, calls tools and fills gaps; it rarely ends a reply by itself."""
+    _write_llama(path, tokenizer)
+
+
+def _chat_bos(path: Path, tokenizer: Tokenizer) -> None:
+    """The same with a token that begins every prompt, which is where counts go wrong by one."""
+    _write_llama(path, tokenizer, begin=True)
+
+
+def _write_llama(path: Path, tokenizer: Tokenizer, *, begin: bool = False) -> None:
+    layers, width, inner, heads, kv_heads = 2, 64, 128, 4, 2
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name(path.name.partition(".")[0])
+    writer.add_file_type(int(gguf.LlamaFileType.MOSTLY_F16))
+    writer.add_context_length(CONTEXT_LENGTH)
+    writer.add_embedding_length(width)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(width // heads)
+    vocabulary = _write_tokenizer(writer, tokenizer, begin=begin)
+
+    random = np.random.default_rng(1)
+    narrow = kv_heads * width // heads
+
+    def weight(name: str, rows: int, columns: int) -> None:
+        values = random.normal(0, 0.5 / np.sqrt(columns), (rows, columns))
+        writer.add_tensor(f"{name}.weight", values.astype(np.float16))
+
+    def norm(name: str) -> None:
+        writer.add_tensor(f"{name}.weight", np.ones(width, np.float32))
+
+    weight("token_embd", vocabulary, width)
+    for layer in range(layers):
+        block = f"blk.{layer}"
+        norm(f"{block}.attn_norm")
+        weight(f"{block}.attn_q", width, width)
+        weight(f"{block}.attn_k", narrow, width)
+        weight(f"{block}.attn_v", narrow, width)
+        weight(f"{block}.attn_output", width, width)
+        norm(f"{block}.ffn_norm")
+        weight(f"{block}.ffn_gate", inner, width)
+        weight(f"{block}.ffn_up", inner, width)
+        weight(f"{block}.ffn_down", width, inner)
+    norm("output_norm")
+    weight("output", vocabulary, width)
+    _finish(writer)
+
+
+def _write_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer, *, begin: bool) -> int:
+    """Vocabulary, special tokens and chat template; returns the vocabulary's size."""
+    tokens = [*tokenizer.tokens, *SPECIAL_TOKENS]
+    ids = {token: index for index, token in enumerate(tokens)}
+    types = [int(gguf.TokenType.NORMAL)] * len(tokenizer.tokens)
+    types += [
+        int(gguf.TokenType.USER_DEFINED if token in _USER_DEFINED else gguf.TokenType.CONTROL)
+        for token in SPECIAL_TOKENS
+    ]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges(list(tokenizer.merges))
+    writer.add_vocab_size(len(tokens))
+    writer.add_bos_token_id(ids["<|endoftext|>"])
+    writer.add_pad_token_id(ids["<|endoftext|>"])
+    writer.add_eos_token_id(ids["<|im_end|>"])
+    writer.add_eot_token_id(ids["<|im_end|>"])
+    writer.add_add_bos_token(begin)
+    for short, token in (("pre", "prefix"), ("suf", "suffix"), ("mid", "middle")):
+        writer.add_uint32(f"tokenizer.ggml.fim_{short}_token_id", ids[f"<|fim_{token}|>"])
+    writer.add_chat_template("{{- bos_token }}" + CHAT_TEMPLATE if begin else CHAT_TEMPLATE)
+    return len(tokens)
+
+
+def _finish(writer: gguf.GGUFWriter) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+MODELS: dict[str, Callable[[Path, Tokenizer], None]] = {
+    "tiny-chat": _chat,
+    "tiny-chat-bos": _chat_bos,
+}
+"""The models by file name, without ``.gguf``."""
+
+
+def make(directory: Path) -> list[Path]:
+    """Write every model that ``directory`` lacks; a file appears only when it is whole."""
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = [directory / f"{name}.gguf" for name in MODELS]
+    if all(path.exists() for path in paths):
+        return paths
+    tokenizer = train_tokenizer(_corpus())
+    for path in paths:
+        if not path.exists():
+            part = path.with_suffix(f".{os.getpid()}.part")  # two test workers may be here
+            MODELS[path.stem](part, tokenizer)
+            part.replace(path)
+    return paths
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    arguments.add_argument("out", type=Path, help="directory for the models; made if missing")
+    for made in make(arguments.parse_args().out):
+        print(f"{made} ({made.stat().st_size / 1e6:.2f} MB)")

@@ -1,0 +1,27 @@
+"""What every test may use."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+Eventually = Callable[..., Awaitable[Any]]
+
+
+@pytest.fixture
+def eventually() -> Eventually:
+    """``await eventually(predicate, timeout=5.0)``: its first true value, or a failure at the deadline."""
+
+    async def wait(predicate: Callable[[], Any], timeout: float = 5.0) -> Any:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while not (value := predicate()):
+            if loop.time() > deadline:
+                pytest.fail(f"not within {timeout:g} s")
+            await asyncio.sleep(0.005)
+        return value
+
+    return wait

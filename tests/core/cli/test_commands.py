@@ -1,0 +1,243 @@
+"""The command line as a person or a script meets it: real processes, real signals, real terminals."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+DEADLINE = 20.0
+
+
+@pytest.fixture
+def enginery(tmp_path):
+    """Runs the command in an empty directory; returns the finished process."""
+
+    def run(*args: str, stdin: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "enginery.cli", *args],
+            cwd=tmp_path,
+            env={**os.environ, **env},
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=DEADLINE,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def gguf() -> str:
+    """The model that the llama.cpp plugin ships."""
+    import enginery_llamacpp
+
+    return str(Path(enginery_llamacpp.__file__).with_name("data") / "micro-pydoc.gguf")
+
+
+def test_a_model_file_answers_without_any_configuration(enginery, gguf):
+    done = enginery("run", gguf, "List objects are", "--temperature", "0")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Lists are mutable sequences")
+    assert "micro-pydoc is ready after" in done.stderr
+    assert "first token after" in done.stderr
+    assert "tokens/s" in done.stderr
+
+
+def test_the_prompt_may_come_from_stdin(enginery, gguf):
+    done = enginery("run", gguf, "--max-tokens", "3", stdin="List objects are\n")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    assert "cut at the token limit" in done.stderr
+
+
+def test_an_empty_prompt_is_wrong_usage(enginery, gguf):
+    done = enginery("run", gguf, stdin="")
+    assert done.returncode == 2
+    assert "no PROMPT given" in done.stderr
+
+
+def test_a_model_of_the_settings_file_is_run_by_name(enginery, tmp_path):
+    (tmp_path / "enginery.yaml").write_text(
+        "models:\n  m: {engine: mock, aliases: [other], options: {seed: 3, ttft_ms: 0, itl_ms: 0}}\n"
+    )
+    one, two = (enginery("run", name, "hello") for name in ("m", "other"))
+    assert one.returncode == two.returncode == 0, one.stderr
+    assert one.stdout == two.stdout != "\n"
+
+
+def test_an_unknown_model_is_told_with_the_nearest_name(enginery, tmp_path):
+    (tmp_path / "enginery.yaml").write_text("models:\n  qwen3: {engine: mock}\n")
+    done = enginery("run", "qwen", "hello")
+    assert done.returncode == 1
+    assert "did you mean qwen3?" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_file_that_is_not_there_is_told_as_a_file(enginery):
+    done = enginery("run", "models/nope.gguf", "hello")
+    assert done.returncode == 1
+    assert "there is no file models/nope.gguf" in done.stderr
+
+
+def test_a_file_that_no_plugin_knows_is_told_with_those_that_were_asked(enginery, tmp_path):
+    (tmp_path / "notes.txt").write_text("no model")
+    done = enginery("run", "notes.txt", "hello")
+    assert done.returncode == 1
+    assert "no plugin knows what to do with notes.txt; asked: llama.cpp" in done.stderr
+
+
+def test_an_engine_that_cannot_start_is_told_with_its_last_lines(enginery, tmp_path):
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF but not really")
+    done = enginery("run", "broken.gguf", "hello")
+    assert done.returncode == 1
+    assert "exit status 1" in done.stderr
+    assert "last lines of its log:" in done.stderr
+    assert "failed to load model" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_plugins_are_listed_for_people_and_for_programs(enginery):
+    table = enginery("plugins").stdout
+    assert "llama.cpp" in table
+    assert "enginery-mock" in table
+    rows = {row["engine_type"]: row for row in json.loads(enginery("plugins", "--json").stdout)}
+    assert rows["llama.cpp"]["state"] == "ready"
+    assert rows["llama.cpp"]["api_version"] == [1, 0]
+    assert "build_command" in rows["llama.cpp"]["hooks"]
+
+
+def test_a_denied_plugin_is_listed_as_blocked_with_the_reason(enginery, tmp_path):
+    (tmp_path / "enginery.yaml").write_text("plugins: {deny: [enginery-mock]}\n")
+    rows = {row["engine_type"]: row for row in json.loads(enginery("plugins", "--json").stdout)}
+    assert rows["mock"]["state"] == "blocked"
+    assert "plugins.deny" in rows["mock"]["reason"]
+    assert rows["llama.cpp"]["state"] == "ready"
+
+
+def test_a_good_settings_file_is_confirmed(enginery, tmp_path):
+    (tmp_path / "enginery.yaml").write_text(
+        "models:\n  m:\n    engine: mock\n    variants:\n"
+        "      short: {context_length: 512}\n      long: {context_length: 4096}\n"
+    )
+    done = enginery("config", "check")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "ok: 1 model",
+        "  m/short  mock  context 512",
+        "  m/long  mock  context 4096",
+    ]
+
+
+def test_every_mistake_of_a_settings_file_is_told_with_its_place(enginery, tmp_path):
+    (tmp_path / "bad.yaml").write_text(
+        "defaults: {max_wiat: 3s}\nmodels:\n  m: {engine: mock, parallel: many}\n"
+    )
+    done = enginery("config", "check", "bad.yaml")
+    assert done.returncode == 1
+    assert "bad.yaml:1:12: defaults.max_wiat: unknown key; did you mean max_wait?" in done.stderr
+    assert "bad.yaml:3:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_doctor_finds_this_machine_well(enginery):
+    done = enginery("doctor", "--json")
+    assert done.returncode == 0, done.stdout
+    found = {row["name"]: row for row in json.loads(done.stdout)}
+    assert found["guardian"]["state"] == "ok"
+    assert found["ports"]["state"] == "ok"
+    assert "ram" in found["memory"]["detail"]
+    assert found["engine llama.cpp"]["state"] == "ok"
+
+
+def test_the_doctor_fails_for_what_engines_need_and_says_where(enginery, tmp_path):
+    (tmp_path / "enginery.yaml").write_text("models: {m: {engine: mock, options: {sed: 1}}}\n")
+    done = enginery("doctor")
+    assert done.returncode == 1
+    assert "FAIL  models" in done.stdout
+    assert "did you mean seed?" in done.stdout
+
+
+def test_wrong_usage_leaves_with_2(enginery):
+    assert enginery("run").returncode == 2
+    assert enginery("nonsense").returncode == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_a_reply_stops_the_engine_and_leaves_with_130(tmp_path, number):
+    (tmp_path / "enginery.yaml").write_text("models:\n  m: {engine: mock, options: {itl_ms: 50}}\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "enginery.cli", "run", "m", "hello", "--max-tokens", "100000"],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout.read(1), process.stderr.read()
+        engines = _below(process.pid)
+        assert engines
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=DEADLINE)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert b"Traceback" not in errors
+    assert not any(Path(f"/proc/{pid}").exists() for pid in engines)
+
+
+def _below(root: int) -> list[int]:
+    from enginery.engine.guardian import descendants
+
+    return descendants(root)
+
+
+def test_on_a_terminal_one_can_talk_until_ctrl_d(tmp_path):
+    (tmp_path / "enginery.yaml").write_text(
+        "models:\n  m: {engine: mock, options: {ttft_ms: 0, itl_ms: 0}}\n"
+    )
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "enginery.cli", "run", "m", "--max-tokens", "5"],
+        cwd=tmp_path,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+    )
+    os.close(slave)
+    screen = b""
+
+    def wait_for(text: bytes, times: int = 1) -> None:
+        nonlocal screen
+        deadline = time.monotonic() + DEADLINE
+        while screen.count(text) < times:
+            assert time.monotonic() < deadline, screen
+            if select.select([master], [], [], 0.1)[0]:
+                screen += os.read(master, 65536)
+
+    try:
+        wait_for(b">>> ")
+        assert b"m is ready after" in screen
+        os.write(master, b"hello\n")
+        wait_for(b">>> ", 2)
+        os.write(master, b"and again\n")
+        wait_for(b">>> ", 3)
+        assert screen.count(b"first token after") == 2
+        os.write(master, b"\x04")
+        assert process.wait(DEADLINE) == 0
+    finally:
+        process.kill()
+        with contextlib.suppress(OSError):
+            os.close(master)

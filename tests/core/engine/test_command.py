@@ -1,0 +1,104 @@
+"""From a variant and its plugin's command to the command that is run."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enginery import hookimpl
+from enginery.engine.command import command_for, fill
+from enginery.errors import EngineStartFailed
+from enginery.plugins import EngineHooks
+from enginery.values import Command, Endpoint, StopPlan, Variant
+
+ENDPOINT = Endpoint("127.0.0.1", 8081)
+PLAN = StopPlan(((int(signal.SIGINT), 3.0),))
+PLUGINS = Command(
+    ["server", "--plain"],
+    env={"A": "plugin", "B": "plugin"},
+    cwd="/plugin",
+    health_path="/ok",
+    ready_hint="listening",
+    stop_plan=PLAN,
+    stop_argv=["docker", "stop"],
+    log_level="debug",
+)
+
+
+class Plugin:
+    @hookimpl
+    def build_command(self) -> Command:
+        return PLUGINS
+
+
+HOOKS = EngineHooks(Plugin(), "fake")
+NONE = EngineHooks(object(), "fake", command_required=False)
+
+
+@given(st.lists(st.text()), st.text())
+def test_filling_in_touches_nothing_but_the_three_words(args, model) -> None:
+    known = ("{host}", "{port}", "{model}")
+    filled = fill(args, ENDPOINT, model)
+    assert len(filled) == len(args)
+    for before, after in zip(args, filled, strict=True):
+        if not any(word in before for word in known):
+            assert after == before
+
+
+@given(
+    st.lists(st.sampled_from(["{host}", "{port}", "{model}", "{", "}", "{{port}}", "x", '{"a":1}']))
+)
+def test_filling_in_is_one_pass_so_a_models_name_is_never_filled_in_itself(pieces) -> None:
+    (got,) = fill(["".join(pieces)], ENDPOINT, "{port}{host}")
+    values = {"{host}": "127.0.0.1", "{port}": "8081", "{model}": "{port}{host}"}
+    assert got == "".join(values.get(p, p).replace("{{port}}", "{8081}") for p in pieces)
+
+
+@pytest.mark.parametrize(
+    ("binary", "args", "argv"),
+    [
+        (None, (), ["server", "--plain"]),
+        ("mine", (), ["mine", "--plain"]),
+        ("mine", ("--p={port}", "{model}"), ["mine", "--p=8081", "m"]),
+        (None, ("--extra", "{host}"), ["server", "--plain", "--extra", "127.0.0.1"]),
+    ],
+)
+def test_binary_and_args_change_the_command_line(binary, args, argv) -> None:
+    command = command_for(HOOKS, Variant("m", binary=binary, args=args), ENDPOINT)
+    assert list(command.argv) == argv
+    kept = ("health_path", "ready_hint", "stop_plan", "stop_argv", "log_level")
+    assert [getattr(command, name) for name in kept] == [getattr(PLUGINS, name) for name in kept]
+
+
+@pytest.mark.parametrize("binary", [None, "mine"])
+@pytest.mark.parametrize("args", [(), ("-x",)])
+@pytest.mark.parametrize("env", [{}, {"B": "{port}", "C": "user"}])
+@pytest.mark.parametrize("work_dir", [None, "/user"])
+def test_environment_and_directory_are_the_plugins_with_the_users_on_top(
+    binary, args, env, work_dir
+) -> None:
+    variant = Variant("m", binary=binary, args=args, env=env, work_dir=work_dir)
+    command = command_for(HOOKS, variant, ENDPOINT)
+    assert command.env == {"A": "plugin", "B": "plugin", **env}
+    assert command.cwd == (work_dir or "/plugin")
+
+
+def test_the_plugins_own_command_is_not_changed() -> None:
+    command_for(HOOKS, Variant("m", binary="mine", args=("-x",), env={"A": "b"}), ENDPOINT)
+    assert PLUGINS.argv == ["server", "--plain"]
+    assert PLUGINS.env == {"A": "plugin", "B": "plugin"}
+
+
+def test_a_variant_brings_the_whole_command_where_the_plugin_has_none() -> None:
+    variant = Variant("m", binary="mine", args=("--port", "{port}"), env={"A": "b"}, work_dir="/w")
+    assert command_for(NONE, variant, ENDPOINT) == Command(
+        ["mine", "--port", "8081"], env={"A": "b"}, cwd="/w"
+    )
+
+
+def test_no_command_at_all_says_what_to_set() -> None:
+    with pytest.raises(EngineStartFailed, match="`binary` and `args`"):
+        command_for(NONE, Variant("m", args=("-x",)), ENDPOINT)

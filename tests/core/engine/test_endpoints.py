@@ -1,0 +1,55 @@
+"""Addresses, with real sockets."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from enginery.engine.endpoints import endpoint_of_url, free_endpoint
+from enginery.errors import ConfigError
+from enginery.values import Endpoint
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_free_endpoint_can_be_listened_on(host) -> None:
+    endpoint = free_endpoint(host)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, endpoint.port), family=family):
+        assert endpoint.host == host
+
+
+def test_each_endpoint_has_a_key_of_its_own_that_is_not_shown() -> None:
+    keys = {free_endpoint().api_key for _ in range(20)}
+    assert len(keys) == 20
+    assert all(key is not None and len(key) >= 32 for key in keys)
+    endpoint = free_endpoint()
+    assert endpoint.api_key not in repr(endpoint)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://127.0.0.1:8081", Endpoint("127.0.0.1", 8081)),
+        ("http://127.0.0.1:8081/", Endpoint("127.0.0.1", 8081)),
+        ("http://gpu-box", Endpoint("gpu-box", 80)),
+        ("http://[::1]:9", Endpoint("::1", 9)),
+    ],
+)
+def test_a_url_names_an_endpoint(url, expected) -> None:
+    assert endpoint_of_url(url) == expected
+    assert endpoint_of_url(endpoint_of_url(url).base_url) == expected
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "127.0.0.1:8081", "https://127.0.0.1", "ftp://a", "http://", "http://a:b"),
+        *("http://a:0", "http://a:70000", "http://a/v1", "http://a?x=1", "http://a#b"),
+        *("http://user:secret@a", "http://[::1", "http://a:-1"),
+    ],
+)
+def test_what_is_no_address_of_a_server_is_refused(url) -> None:
+    with pytest.raises(ConfigError, match="must look like") as caught:
+        endpoint_of_url(url)
+    assert caught.value.param == "url"
