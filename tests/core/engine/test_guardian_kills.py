@@ -71,7 +71,7 @@ async def live(said, state, mark, ignores):
         end = str(await process.wait())
         await process.stop()
     except EngineStartFailed as error:
-        end = error.message
+        end = error.message.replace("\\n", " ")  # it ends with the engine's last lines, if any came
     print("ended", "|".join((end, process.get_status(), *process.log_tail())), file=out)
     await asyncio.sleep(600)
 
