@@ -169,6 +169,27 @@ def test_the_doctor_fails_for_what_engines_need_and_says_where(enginery, tmp_pat
     assert "did you mean seed?" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("server", "state", "code"),
+    [
+        ("{}", "ok", 0),
+        ("{host: 0.0.0.0, api_keys: [sesame]}", "ok", 0),
+        ("{host: 0.0.0.0, allow_unauthenticated: true}", "warning", 0),
+        ("{host: 0.0.0.0}", "failed", 1),
+        ("{host: 0.0.0.0, admin_keys: [sesame]}", "failed", 1),
+    ],
+)
+def test_the_doctor_finds_a_gateway_that_is_exposed_without_a_key(
+    enginery, tmp_path, server, state, code
+):
+    (tmp_path / "enginery.yaml").write_text(f"server: {server}\n")
+    done = enginery("doctor", "--json")
+    found = {row["name"]: row for row in json.loads(done.stdout)}
+    assert found["exposed-without-key"]["state"] == state
+    assert done.returncode == code
+    assert "sesame" not in done.stdout
+
+
 def test_wrong_usage_leaves_with_2(enginery):
     assert enginery("run").returncode == 2
     assert enginery("nonsense").returncode == 2

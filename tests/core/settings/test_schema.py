@@ -6,8 +6,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from enginery.errors import ConfigError
 from enginery.settings import (
     Defaults,
+    KeySettings,
     ModelSettings,
     PluginLists,
+    ServerSettings,
     Settings,
     VariantSettings,
     load_settings,
@@ -16,6 +18,8 @@ from enginery.settings import (
 )
 
 EXAMPLE = """\
+server: {host: 127.0.0.1, port: 8080, api_keys: [], admin_keys: [], allowed_hosts: [],
+         allow_unauthenticated: false, body_limit: 64MiB}
 defaults: {engine: llama.cpp, max_queue: 512, max_wait: 30s, queue_timeout: 10m,
            min_residency: 5s, drain_timeout: 60s, stop_timeout: 15s, shutdown_timeout: 30s,
            load_stall: 60s, load_cap: 30m, default_reply_tokens: 512, priority: 0}
@@ -47,6 +51,7 @@ def test_the_example_writes_out_the_defaults(tmp_path):
     settings = load(tmp_path, EXAMPLE)
     assert settings.defaults == Defaults()
     assert settings.plugins == PluginLists()
+    assert settings.server == ServerSettings()
     assert list(settings.models["qwen3-8b"].variant_settings()) == ["short", "long"]
     assert list(settings.models["anything-else"].variant_settings()) == ["default"]
 
@@ -71,7 +76,7 @@ def test_an_unknown_key_has_a_place_and_a_suggestion(tmp_path):
 @pytest.mark.parametrize(
     "text",
     [
-        "server: {port: 8080}",
+        "server: {workers: 4}",
         "defaults: {first_byte: 5m}",
         "models: {m: {on_disconnect: cancel}}",
         "models: {m: {variants: {v: {engine: mock}}}}",
@@ -192,7 +197,18 @@ def test_settings_are_frozen():
         Settings().defaults.priority = 3
 
 
-@pytest.mark.parametrize("model", [Settings, Defaults, PluginLists, ModelSettings, VariantSettings])
+@pytest.mark.parametrize(
+    "model",
+    [
+        Settings,
+        Defaults,
+        KeySettings,
+        ModelSettings,
+        PluginLists,
+        ServerSettings,
+        VariantSettings,
+    ],
+)
 def test_every_field_is_described(model):
     for name, field in model.model_fields.items():
         assert field.description, name

@@ -23,7 +23,7 @@ from enginery.engine.memory import LocalMemory
 from enginery.engine.process import EngineProcess
 from enginery.errors import EngineryError
 from enginery.plugins import PluginRegistry, PluginState
-from enginery.settings import Settings, load_settings
+from enginery.settings import ServerSettings, Settings, load_settings
 
 __all__ = ["doctor"]
 
@@ -157,6 +157,7 @@ def _settings(path: str | None) -> Iterator[Finding]:
     except EngineryError as error:
         settings = Settings()
         yield Finding("settings", "failed", error.message.replace("\n", "; "))
+    yield _exposure(settings.server)
     registry = PluginRegistry(settings.plugins.allow, settings.plugins.deny)
     for row in registry.rows():
         name = f"engine {row.engine_type}"
@@ -172,3 +173,17 @@ def _settings(path: str | None) -> Iterator[Finding]:
             yield Finding("models", "ok", f"{len(settings.models)} configured")
         except EngineryError as error:
             yield Finding("models", "failed", error.message.replace("\n", "; "))
+
+
+def _exposure(server: ServerSettings) -> Finding:
+    """Whether other machines reach a gateway that asks nobody for a key."""
+    name = "exposed-without-key"
+    if server.local_only:
+        return Finding(name, "ok", f"{server.host}: only this machine reaches the gateway")
+    if server.api_keys:
+        return Finding(name, "ok", f"{server.host}: other machines need one of the api_keys")
+    if server.allow_unauthenticated:
+        detail = f"whoever reaches {server.host} may use every model: allow_unauthenticated is set"
+        return Finding(name, "warning", detail)
+    advice = "set `server.api_keys`, or `server.host: 127.0.0.1`"
+    return Finding(name, "failed", f"server.host is {server.host}, and there is no key; {advice}")

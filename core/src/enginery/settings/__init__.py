@@ -12,9 +12,11 @@ from enginery.settings.schema import (
     Settings,
     VariantSettings,
 )
+from enginery.settings.server import KeySettings, ServerSettings
 
 __all__ = [
     "Defaults",
+    "KeySettings",
     "Loc",
     "Mark",
     "ModelSettings",
@@ -22,6 +24,7 @@ __all__ = [
     "PluginLists",
     "Problem",
     "Seconds",
+    "ServerSettings",
     "Settings",
     "VariantSettings",
     "check_model_name",

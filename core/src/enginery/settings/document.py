@@ -26,6 +26,8 @@ TEXT_FIELDS = frozenset(
 )
 """Fields of a model or a variant that hold text, alone, in a list or in a mapping."""
 
+_SERVER_TEXT = frozenset({"admin_keys", "allowed_hosts", "api_keys", "host"})
+
 MAX_VALUES = 100_000
 """A file of nested aliases grows without bound when it is read; no real one comes near this."""
 
@@ -55,6 +57,8 @@ def takes_text(loc: Loc) -> bool:
     match loc:
         case ("plugins", *_) | ("defaults", "engine"):
             return True
+        case ("server", field, *_):
+            return field in _SERVER_TEXT
         case ("models", _, "variants", _, field, *_) | ("models", _, field, *_):
             return field in TEXT_FIELDS
     return False

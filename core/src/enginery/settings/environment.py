@@ -21,7 +21,7 @@ from enginery.settings.places import Layer, Loc, Mark, Place, Problem
 __all__ = ["PREFIX", "merged", "read_environment"]
 
 PREFIX = "ENGINERY_"
-_SECTIONS = {"defaults", "models", "plugins"}
+_SECTIONS = {"budget", "defaults", "models", "plugins", "server"}
 
 
 def read_environment(environ: Mapping[str, str], below: Mapping[str, Any]) -> Layer:

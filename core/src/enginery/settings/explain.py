@@ -57,7 +57,9 @@ _WORDS = {
     "value_error": "{error}",
     "assertion_error": "{error}",
 }
-_SECRET = re.compile(r"(^|[_-])(api_?key|key|token|secret|password|credentials?)$", re.IGNORECASE)
+_SECRET = re.compile(
+    r"(^|[_-])(api_?keys?|keys?|token|secret|password|credentials?)$", re.IGNORECASE
+)
 _SEVERAL = "enginery_several"
 
 

@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PrivateAttr,
     ValidationError,
@@ -39,6 +37,8 @@ from enginery.settings.fields import (
     WholeNumber,
 )
 from enginery.settings.places import Layer, Loc, Mark, Problem, config_error, marks_of
+from enginery.settings.section import Section, empty_if_null, without_nulls
+from enginery.settings.server import ServerSettings
 
 __all__ = ["Defaults", "Feature", "ModelSettings", "PluginLists", "Settings", "VariantSettings"]
 
@@ -47,34 +47,10 @@ Feature = Literal[
 ]
 
 
-def _without_nulls(cls: type[BaseModel], value: Any) -> Any:
-    """A key with nothing behind it, ``args:``, counts as not given; unknown keys stay to be found."""
-    if value is None:
-        return {}
-    if isinstance(value, Mapping):
-        return {k: v for k, v in value.items() if v is not None or k not in cls.model_fields}
-    return value
+Options = Annotated[dict[str, Any], BeforeValidator(empty_if_null)]
 
 
-def _empty_if_null(value: Any) -> Any:
-    return {} if value is None else value
-
-
-Options = Annotated[dict[str, Any], BeforeValidator(_empty_if_null)]
-
-
-class _Section(BaseModel):
-    """A mapping of known keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, value: Any) -> Any:
-        return _without_nulls(cls, value)
-
-
-class Defaults(_Section):
+class Defaults(Section):
     """What holds for every model that does not say otherwise, and for the manager as a whole."""
 
     engine: Text = Field(
@@ -139,7 +115,7 @@ class Defaults(_Section):
     )
 
 
-class PluginLists(_Section):
+class PluginLists(Section):
     """Which plugins may be loaded. Names are distributions', compared as PyPI does."""
 
     allow: tuple[Text, ...] = Field(
@@ -150,7 +126,7 @@ class PluginLists(_Section):
     )
 
 
-class VariantSettings(_Section):
+class VariantSettings(Section):
     """One way to run a model."""
 
     context_length: WholeNumber | None = Field(
@@ -172,7 +148,7 @@ class VariantSettings(_Section):
         description="With `binary`: all arguments; without: added to those of the engine's plugin. "
         "{host}, {port} and {model} are filled in.",
     )
-    env: Annotated[dict[EnvironmentName, Text], BeforeValidator(_empty_if_null)] = Field(
+    env: Annotated[dict[EnvironmentName, Text], BeforeValidator(empty_if_null)] = Field(
         default_factory=dict, description="Added to the engine's environment."
     )
     work_dir: Text | None = Field(
@@ -273,6 +249,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True)
 
+    server: ServerSettings = Field(
+        default_factory=ServerSettings, description="The gateway's address, keys and limits."
+    )
     defaults: Defaults = Field(
         default_factory=Defaults, description="For all models, and for the manager."
     )
@@ -284,7 +263,7 @@ class Settings(BaseSettings):
     plugins: PluginLists = Field(
         default_factory=PluginLists, description="Which plugins may be loaded."
     )
-    models: Annotated[dict[ModelName, ModelSettings], BeforeValidator(_empty_if_null)] = Field(
+    models: Annotated[dict[ModelName, ModelSettings], BeforeValidator(empty_if_null)] = Field(
         default_factory=dict, description="Models by the name that clients ask for."
     )
 
@@ -329,7 +308,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _null_is_absent(cls, value: Any) -> Any:
-        return _without_nulls(cls, value)
+        return without_nulls(cls, value)
 
     @field_validator("models")
     @classmethod
