@@ -142,6 +142,13 @@ class Dispatcher:
             if answer.cancelled() or not answer.done():
                 self.tell(Cancelled(request.id))
 
+    def try_lease(self, candidates: tuple[Variant, ...], *, priority: int) -> Lease | None:
+        """A lease on one of ``candidates`` if it can be had at once: no queue, no task, no waiting."""
+        now = self.clock.now()
+        request = QueuedRequest(next(self._ids), candidates, now, now, priority)
+        grant = self.scheduler.try_acquire(request, now)
+        return None if grant is None else self._granted(grant)
+
     def lease_now(self, variant: Variant) -> Lease:
         """For a client that was given out: its engine's lease, but never a load.
 

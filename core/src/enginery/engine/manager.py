@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -35,12 +36,20 @@ from enginery.plugins import PluginRegistry
 from enginery.settings import Settings
 from enginery.values import Endpoint, EngineRequest, Health, Variant
 
-__all__ = ["EngineManager", "InstanceStatus"]
+__all__ = ["EngineManager", "InstanceStatus", "Route"]
 
 PROBE_AFTER = (0.0, 0.25, 1.0)
 LAST_RESORT = 10.0
 
 log = logging.getLogger("enginery.manager")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One request's model and those of its variants that may serve it, the best first."""
+
+    entry: ModelEntry
+    variants: tuple[Variant, ...]
 
 
 class EngineManager:
@@ -210,12 +219,28 @@ class EngineManager:
             ModelNotFound, ContextLengthExceeded, QueueFull, EngineBusy, EngineStartFailed,
             EngineTimeout, ShuttingDown: see each.
         """
+        return (await self.lease(self.route(request, model_name))).for_one()
+
+    def route(self, request: EngineRequest, model_name: str) -> Route:
+        """Which variants may serve the request, the best first; nothing is waited for.
+
+        Raises:
+            ModelNotFound: an unknown name.
+            ContextLengthExceeded: it fits none.
+        """
         entry = self.catalog.resolve(model_name)
         hooks = self.registry.hooks(entry.variants[0].engine_type)
         estimate = hooks.estimate_tokens(request, entry.variants[0])
         budget = reply_budget(request.body, entry.limits.default_reply_tokens)
-        wanted = candidates(entry.variants, estimate, budget)
-        return (await self._lease(wanted, entry, asked=False)).for_one()
+        return Route(entry, candidates(entry.variants, estimate, budget))
+
+    def try_lease(self, route: Route) -> Lease | None:
+        """A lease in this very call, where a fitting engine is ready and has room; else None."""
+        return self._dispatcher.try_lease(route.variants, priority=route.entry.limits.priority)
+
+    async def lease(self, route: Route) -> Lease:
+        """As `acquire`, for a request that was routed; the lease is released by the caller."""
+        return await self._lease(route.variants, route.entry, asked=False)
 
     def get_current_client(self) -> EngineClient | None:
         """A client for the engine that was granted last, if it still serves."""
