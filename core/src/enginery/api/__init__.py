@@ -4,11 +4,12 @@ Import from the submodules; this package imports none of them, so that a server 
 pays only for what it uses:
 
 * `enginery.api.body`: the one strict decoder of request bodies,
+* `enginery.api.endings`: how each API says that a stream is over, and what a reply cost,
 * `enginery.api.openai`: replies, chunks and error bodies,
 * `enginery.api.sse`: bytes to events and back.
 """
 
-__all__ = ["body", "openai", "sse"]
+__all__ = ["body", "endings", "openai", "sse"]
 
 
 def __getattr__(name: str) -> object:
