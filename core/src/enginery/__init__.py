@@ -24,6 +24,7 @@ from enginery.errors import (
     EngineDeadError,
     EngineError,
     EngineEvicted,
+    EngineLeaked,
     EngineLoading,
     EngineQuarantined,
     EngineryError,
@@ -57,7 +58,8 @@ if TYPE_CHECKING:
     from enginery.engine.client import EngineClient, PluginEngineClient
     from enginery.engine.manager import EngineManager
     from enginery.engine.process import EngineProcess
-    from enginery.enginecore.backend import Backend, Capabilities
+    from enginery.enginecore.backend import Backend
+    from enginery.enginecore.messages import Capabilities
     from enginery.hookspecs import API_VERSION, hookimpl
     from enginery.plugins import EngineHooks, PluginRegistry
     from enginery.settings import Settings
@@ -85,6 +87,7 @@ __all__ = [
     "EngineError",
     "EngineEvicted",
     "EngineHooks",
+    "EngineLeaked",
     "EngineLoading",
     "EngineManager",
     "EngineProcess",
@@ -119,7 +122,7 @@ __all__ = [
 _LAZY = {
     "API_VERSION": "enginery.hookspecs",
     "Backend": "enginery.enginecore.backend",
-    "Capabilities": "enginery.enginecore.backend",
+    "Capabilities": "enginery.enginecore.messages",
     "EngineClient": "enginery.engine.client",
     "EngineHooks": "enginery.plugins",
     "EngineManager": "enginery.engine.manager",

@@ -24,6 +24,7 @@
            ├─ EngineQuarantined      503
            ├─ EngineLoading          503
            ├─ EngineBusy             503
+           ├─ EngineLeaked           500, a process that will not die
            └─ EngineTimeout          504, also a TimeoutError
 
 Foreign errors (aiohttp, OSError) are translated where they enter: `engine.transport` for HTTP,
@@ -49,6 +50,7 @@ __all__ = [
     "EngineDeadError",
     "EngineError",
     "EngineEvicted",
+    "EngineLeaked",
     "EngineLoading",
     "EngineQuarantined",
     "EngineStartFailed",
@@ -120,8 +122,8 @@ class PluginError(EngineryError):
     code = "plugin_error"
 
 
-class InvalidRequest(EngineryError):
-    """The body or a parameter is wrong; ``param`` names it."""
+class InvalidRequest(EngineryError, ValueError):
+    """The body or a parameter is wrong; ``param`` names it. A ValueError too, for Python callers."""
 
     status = 400
     code = "invalid_request_error"
@@ -302,6 +304,13 @@ class EngineBusy(EngineError):
 
     status = 503
     code = "engine_busy"
+
+
+class EngineLeaked(EngineError):
+    """A process that survives SIGKILL, with all that it holds; the message names it and its pid."""
+
+    status = 500
+    code = "engine_leaked"
 
 
 class EngineTimeout(EngineError, TimeoutError):
