@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from enginery.enginecore.backend import Backend, Tokenizer
+    from enginery.enginecore.failures import Failure
     from enginery.enginecore.messages import (
         Capabilities,
         CoreState,
         EngineCoreOutput,
         EngineCoreOutputs,
         EngineCoreRequest,
-        ErrorInfo,
         FinishReason,
         RequestType,
     )
@@ -31,7 +31,7 @@ __all__ = [
     "EngineCoreOutput",
     "EngineCoreOutputs",
     "EngineCoreRequest",
-    "ErrorInfo",
+    "Failure",
     "FinishReason",
     "RequestType",
     "SamplingParams",
@@ -45,7 +45,7 @@ _HOME = {
     "EngineCoreOutput": "messages",
     "EngineCoreOutputs": "messages",
     "EngineCoreRequest": "messages",
-    "ErrorInfo": "messages",
+    "Failure": "failures",
     "FinishReason": "messages",
     "RequestType": "messages",
     "SamplingParams": "sampling",

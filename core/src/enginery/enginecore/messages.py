@@ -13,26 +13,21 @@ from typing import Any, Literal
 
 import msgspec
 
-from enginery import errors
+from enginery.enginecore.failures import Failure
 from enginery.enginecore.sampling import SamplingParams
-from enginery.errors import EngineryError, InvalidRequest
+from enginery.errors import InvalidRequest
 
 __all__ = [
-    "PROTOCOL_VERSION",
     "Capabilities",
     "CoreState",
     "EngineCoreOutput",
     "EngineCoreOutputs",
     "EngineCoreRequest",
-    "ErrorInfo",
     "FinishReason",
     "PauseMode",
     "PromptForm",
     "RequestType",
 ]
-
-PROTOCOL_VERSION = 1
-"""Grows when a message changes in a way that an older reader cannot skip."""
 
 PromptForm = Literal["tokens", "text", "messages"]
 
@@ -48,7 +43,7 @@ class RequestType(IntEnum):
 
     ADD_REQUEST = 0
     ABORT_REQUESTS = 1
-    HELLO = 2
+    HELLO = 7
     UTILITY = 3
     SHUTDOWN = 9
 
@@ -190,44 +185,6 @@ def _refuse(param: str, why: str) -> None:
     raise InvalidRequest(f"{param}: {why}", param=param)
 
 
-class ErrorInfo(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
-    """An error as it travels: what is needed to raise the same class at the other end.
-
-    Args:
-        code: of the error tree (see docs/errors.md), ``"internal_error"`` for a foreign exception.
-        message: for a person.
-        param: the field at fault.
-        retry_after: seconds after which trying again makes sense.
-    """
-
-    code: str
-    message: str
-    param: str | None = None
-    retry_after: float | None = None
-
-    @classmethod
-    def of(cls, error: BaseException) -> ErrorInfo:
-        """What travels of ``error``; a foreign exception keeps its class's name in the message."""
-        if isinstance(error, EngineryError):
-            return cls(error.code, error.message, error.param, error.retry_after)
-        return cls("internal_error", f"{type(error).__name__}: {error}")
-
-    def to_exception(self) -> EngineryError:
-        """The error to raise; an unknown code gives an `EngineryError` that has it."""
-        known = _BY_CODE.get(self.code, EngineryError)
-        error = known(self.message, param=self.param)
-        error.code = self.code
-        error.retry_after = self.retry_after
-        return error
-
-
-_BY_CODE: dict[str, type[EngineryError]] = {
-    kind.code: kind
-    for kind in (getattr(errors, name) for name in errors.__all__)
-    if kind is not EngineryError
-}
-
-
 class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
     """What one request gained. The one with ``finish_reason`` is its last, and there is exactly one.
 
@@ -250,7 +207,7 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=F
     text: str = ""
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
-    error: ErrorInfo | None = None
+    error: Failure | None = None
     logprobs: list[float] | None = None
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0
