@@ -7,12 +7,12 @@ cannot make anything else. An error of another class arrives as an `EngineError`
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from enginery import errors
-from enginery.errors import EngineError, EngineryError
+from enginery.errors import ContextLengthExceeded, EngineError, EngineryError
 
 __all__ = ["Failure", "failure_from", "failure_to_error"]
 
@@ -27,7 +27,7 @@ _FIELDS = ("code", "param", "retry_after", "prompt_tokens", "context_length")
 
 
 class Failure(msgspec.Struct, array_like=True, omit_defaults=True, gc=False, frozen=True):
-    """An error on its way. ``kind`` is the class's name; the fields are the error's own, None where it has none."""
+    """An error on its way: its class's name, and its fields, None where it has none."""
 
     kind: str
     message: str
@@ -59,16 +59,16 @@ def failure_to_error(failure: Failure) -> Exception:
         return EngineError(
             f"{failure.kind}: {failure.message}" if failure.message else failure.kind
         )
-    error = cls.__new__(cls, failure.message)  # constructors differ, and one adds to the message
+    # constructors differ, and one adds to the message
+    error: Any = cls.__new__(cls, failure.message)
     error.args = (failure.message,)
     error.message = failure.message
-    for name in _FIELDS:
-        value = getattr(failure, name)
-        if value is not None or name in {"param", "retry_after"}:
-            setattr(error, name, value)
+    error.param, error.retry_after = failure.param, failure.retry_after
+    if failure.code is not None and failure.code != cls.code:
+        error.code = failure.code
     if isinstance(error, EngineError):
         error.log_tail = failure.log_tail
-    if isinstance(error, errors.ContextLengthExceeded):
+    if isinstance(error, ContextLengthExceeded):
         error.prompt_tokens = failure.prompt_tokens
         error.context_length = failure.context_length
-    return error
+    return cast("EngineryError", error)

@@ -1,7 +1,7 @@
 """The wire between a client and the core's process: frames, and the messages in them. No I/O.
 
     frame     u32 little-endian length of the rest | u8 kind | msgpack payload
-    to core   HELLO Hello | ADD EngineCoreRequest | ABORT [ids] | UTILITY Utility | SHUTDOWN Shutdown
+    to core   HELLO Hello | ADD_REQUEST EngineCoreRequest | ABORT_REQUESTS [ids] | UTILITY Utility | SHUTDOWN Shutdown
     to client READY Ready | OUTPUTS EngineCoreOutputs | RESULT Result | DEAD Failure
 
 The client says HELLO first, with its protocol version and the configuration; the core answers READY, with its
@@ -21,12 +21,16 @@ from typing import Any, Literal
 import msgspec
 
 from enginery.enginecore.failures import Failure
-from enginery.enginecore.messages import Capabilities, EngineCoreOutputs, EngineCoreRequest
+from enginery.enginecore.messages import (
+    Capabilities,
+    EngineCoreOutputs,
+    EngineCoreRequest,
+    RequestType,
+)
 from enginery.errors import BadEngineReply
 
 __all__ = [
     "MAX_FRAME",
-    "PROTOCOL_VERSION",
     "FrameReader",
     "Hello",
     "ProtocolError",
@@ -34,15 +38,11 @@ __all__ = [
     "Result",
     "Shutdown",
     "ToClient",
-    "ToCore",
     "Utility",
     "decode_to_client",
     "decode_to_core",
     "frame",
 ]
-
-PROTOCOL_VERSION = 1
-"""Raised when an old side could misread a new one; fields at the end of a message do not count."""
 
 MAX_FRAME = 64 * 1024 * 1024
 """Bytes of kind and payload; a longer frame is an error before any of it is kept."""
@@ -55,18 +55,8 @@ class ProtocolError(BadEngineReply):
     """The bytes are no message of this protocol, or it comes at the wrong time."""
 
 
-class ToCore(IntEnum):
-    """Kinds of frames that a client sends."""
-
-    ADD = 0
-    ABORT = 1
-    UTILITY = 3
-    HELLO = 7
-    SHUTDOWN = 9
-
-
 class ToClient(IntEnum):
-    """Kinds of frames that the core sends."""
+    """Kinds of frames that the core sends; a client's are `RequestType`."""
 
     READY = 0
     OUTPUTS = 1
@@ -116,11 +106,11 @@ class Shutdown(msgspec.Struct, array_like=True):
 _encoder = msgspec.msgpack.Encoder()
 
 _TO_CORE: dict[int, Callable[[bytes], Any]] = {
-    ToCore.ADD: msgspec.msgpack.Decoder(EngineCoreRequest).decode,
-    ToCore.ABORT: msgspec.msgpack.Decoder(list[str]).decode,
-    ToCore.UTILITY: msgspec.msgpack.Decoder(Utility).decode,
-    ToCore.HELLO: msgspec.msgpack.Decoder(Hello).decode,
-    ToCore.SHUTDOWN: msgspec.msgpack.Decoder(Shutdown).decode,
+    RequestType.ADD_REQUEST: msgspec.msgpack.Decoder(EngineCoreRequest).decode,
+    RequestType.ABORT_REQUESTS: msgspec.msgpack.Decoder(list[str]).decode,
+    RequestType.UTILITY: msgspec.msgpack.Decoder(Utility).decode,
+    RequestType.HELLO: msgspec.msgpack.Decoder(Hello).decode,
+    RequestType.SHUTDOWN: msgspec.msgpack.Decoder(Shutdown).decode,
 }
 _TO_CLIENT: dict[int, Callable[[bytes], Any]] = {
     ToClient.READY: msgspec.msgpack.Decoder(Ready).decode,
