@@ -43,6 +43,7 @@ TABLE = {
     "EngineQuarantined": (503, "engine_quarantined", "server_error"),
     "EngineLoading": (503, "engine_loading", "server_error"),
     "EngineBusy": (503, "engine_busy", "server_error"),
+    "EngineLeaked": (500, "engine_leaked", "server_error"),
     "EngineTimeout": (504, "engine_timeout", "server_error"),
 }
 CLASSES = {

@@ -11,6 +11,7 @@ from enginery import (
     Endpoint,
     EngineError,
     EngineHooks,
+    EngineLeaked,
     EngineStartFailed,
     Health,
     Memory,
@@ -20,7 +21,7 @@ from enginery import (
     Variant,
     hookimpl,
 )
-from enginery.engine.process import EngineLeaked, ExitStatus
+from enginery.engine.process import ExitStatus
 
 __all__ = ["FakeLauncher", "FakeRegistry", "fake_settings"]
 

@@ -12,6 +12,7 @@ from enginery import (
     ConfigError,
     EngineCrashed,
     EngineEvicted,
+    EngineLeaked,
     EngineManager,
     EngineStartFailed,
     EngineTimeout,
@@ -19,7 +20,7 @@ from enginery import (
     ShuttingDown,
 )
 from enginery.engine.lease import Lease
-from enginery.engine.process import EngineLeaked, ExitStatus
+from enginery.engine.process import ExitStatus
 from enginery.engine.transport import open_session
 from enginery.values import EngineRequest
 from support.fake_engines import FakeLauncher, FakeRegistry, fake_settings

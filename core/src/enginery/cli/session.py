@@ -12,11 +12,12 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from functools import wraps
+from types import FrameType
 from typing import Any, ParamSpec
 
 import click
 
-from enginery.errors import EngineryError
+from enginery.errors import EngineLeaked, EngineryError
 
 __all__ = ["fail", "run_async", "set_up_logging", "settings_options"]
 
@@ -52,15 +53,19 @@ def set_up_logging(verbose: int) -> None:
 
 
 def fail(error: EngineryError) -> None:
-    """Print the error for a person and leave with 1."""
-    click.echo(click.style("Error: ", fg="red", bold=True) + error.message, err=True)
+    """Print the error for a person, after the one that it came on top of, and leave with 1."""
+    first = error.__context__ if isinstance(error, EngineLeaked) else None
+    for told in (first, error):
+        if isinstance(told, EngineryError):
+            click.echo(click.style("Error: ", fg="red", bold=True) + told.message, err=True)
     sys.exit(1)
 
 
 def run_async(command: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
     """Run a coroutine as a command: the first SIGINT or SIGTERM ends it in order, a second at once.
 
-    In order means that engines are stopped; at once leaves that to their guardians.
+    In order means that engines are stopped; at once leaves that to their guardians. What an orderly end
+    leaves behind is an error, and the exit code 1.
     """
 
     @wraps(command)
@@ -70,16 +75,18 @@ def run_async(command: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, No
             assert task is not None
             asked = 0
 
-            def on_signal(number: int) -> None:
+            def on_signal(number: int, _: FrameType | None) -> None:
                 nonlocal asked
                 asked += 1
                 if asked > 1:
                     os._exit(128 + number)
-                task.cancel(f"signal {number}")
+                if not task.done():
+                    loop.call_soon_threadsafe(task.cancel, f"signal {number}")
 
             loop = asyncio.get_running_loop()
+            # not the loop's own: they wait for their turn, behind a hook that never returns
             for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, on_signal, number)
+                signal.signal(number, on_signal)
             await command(*args, **kwargs)
 
         try:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from typing import Any
@@ -189,17 +190,18 @@ class Dispatcher:
         self.tell(UnloadAsked(request_id, instances, drain))
         await asyncio.shield(done)
 
-    async def shut_down(self, grace: float, patience: float) -> None:
-        """Refuse, drain for ``grace`` seconds, stop all; give up after ``patience`` seconds."""
+    async def shut_down(self, grace: float, patience: float) -> list[InstanceView]:
+        """Refuse, drain for ``grace`` seconds, stop all; give up after ``patience`` seconds.
+
+        Returns what is left: engines that would not die, and those whose end was given up.
+        """
         self.tell(ShutdownAsked(grace))
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 while any(_must_go(view) for view in self.scheduler.instances()):
                     self._changed.clear()
                     await self._changed.wait()
                 await asyncio.gather(*(self.instances[v.variant.id].ended() for v in self._ended()))
-        except TimeoutError:
-            log.error("shutdown gave up after %.0f s", patience)  # noqa: TRY400  # no trace to show
         if self._timer is not None:
             self._timer.cancel()
         unanswered: list[asyncio.Future[Any]] = [*self._waiting.values(), *self._unloading.values()]
@@ -207,6 +209,7 @@ class Dispatcher:
             if not future.done():
                 future.set_exception(ShuttingDown("the manager is shut down"))
         self.closed = True
+        return [view for view in self.scheduler.instances() if STATES[view.state].resident]
 
     def _ended(self) -> list[InstanceView]:
         views = self.scheduler.instances()

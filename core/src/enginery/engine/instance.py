@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enginery.engine.clock import Clock
 from enginery.engine.command import command_for
 from enginery.engine.launchers import EngineHandle, Launcher
-from enginery.engine.process import EngineLeaked
+from enginery.engine.ownership import is_ours
 from enginery.engine.readiness import wait_until_ready
 from enginery.engine.seam import (
     Event,
@@ -35,6 +35,7 @@ from enginery.engine.transport import HttpTransport
 from enginery.errors import (
     EngineCrashed,
     EngineError,
+    EngineLeaked,
     EngineryError,
     EngineStartFailed,
     EngineTimeout,
@@ -255,7 +256,7 @@ class EngineInstance:
         exited = asyncio.ensure_future(handle.exited())
         ready = asyncio.ensure_future(
             wait_until_ready(
-                lambda: self._look(engine),
+                lambda: self._look_at_ours(engine, handle, command),
                 clock=self._clock,
                 hint=hint,
                 signs_of_life=handle.activity,
@@ -266,10 +267,11 @@ class EngineInstance:
         )
         try:
             await asyncio.wait({exited, ready}, return_when=asyncio.FIRST_COMPLETED)
-            # a port that others hold serves a stranger's answers: never proof, and reason to retry
-            owned = True if command.stop_argv else await handle.owns(endpoint)
-            if owned is False:
-                raise _PortTaken(f"port {endpoint.port} belongs to another program")
+            if ready.done() and ready.exception() is None:
+                return
+            # it may have failed because somebody else has its port: then another port helps
+            if await is_ours(handle, self.variant, command, endpoint, self._transport) is False:
+                raise _PortTaken(f"{endpoint.address} is served by another program")
             if exited.done():
                 raise EngineStartFailed(
                     f"{self.variant.id} ended before it was ready: {exited.result()}",
@@ -286,6 +288,22 @@ class EngineInstance:
             for task in (exited, ready):
                 task.cancel()
             await asyncio.gather(exited, ready, return_exceptions=True)
+
+    async def _look_at_ours(
+        self, engine: RunningEngine, handle: EngineHandle, command: Command
+    ) -> Health:
+        """As `_look`; a stranger's good health is no proof.
+
+        Raises:
+            _PortTaken: a stranger it is.
+        """
+        health = await self._look(engine)
+        if health.state != "ready":
+            return health
+        owned = await is_ours(handle, self.variant, command, engine.endpoint, self._transport)
+        if owned is False:
+            raise _PortTaken(f"{engine.endpoint.address} is served by another program")
+        return health if owned else Health("starting", detail="not known yet whose server it is")
 
     async def _look(self, engine: RunningEngine) -> Health:
         """One health check; a check that fails says that the engine is not ready yet."""

@@ -30,7 +30,7 @@ from enginery.engine.scheduler import EngineScheduler, SchedulingLimits
 from enginery.engine.seam import Event, Unhealthy
 from enginery.engine.status import InstanceStatus, status_row
 from enginery.engine.transport import HttpTransport
-from enginery.errors import ConfigError, EngineryError, PluginError
+from enginery.errors import ConfigError, EngineLeaked, EngineryError, PluginError
 from enginery.lifecycle import State
 from enginery.plugins import PluginRegistry
 from enginery.settings import Settings
@@ -291,16 +291,24 @@ class EngineManager:
     async def shutdown(self) -> None:
         """Refuse new requests, drain for ``shutdown_timeout`` seconds, stop every engine.
 
-        Idempotent. Returns when every process is gone, or was given up as leaked.
+        Idempotent. Returns when every process is gone.
+
+        Raises:
+            EngineLeaked: all was done, but processes are left, which the message names. Leaving the
+                context manager raises it too, in place of what ended its body.
         """
         defaults = self.settings.defaults
         stops = [self.catalog.resolve(row.model).limits.stop_timeout for row in self.status()]
         patience = defaults.shutdown_timeout + max(stops, default=0.0) + LAST_RESORT
-        await self._dispatcher.shut_down(defaults.shutdown_timeout, patience)
+        left = await self._dispatcher.shut_down(defaults.shutdown_timeout, patience)
         if self._preloading:
             await asyncio.wait(self._preloading)
         self._hub.close()
         await self._transport.close()
+        if left:
+            rows = [status_row(v, self._dispatcher.instances.get(v.variant.id), 0.0) for v in left]
+            names = ", ".join(f"{row.id} (pid {row.pid}, {row.state})" for row in rows)
+            raise EngineLeaked(f"shutdown is incomplete, these engines are left: {names}")
 
     # -- inside -------------------------------------------------------------------------------
 

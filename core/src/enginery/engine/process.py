@@ -25,10 +25,10 @@ from typing import Any, Literal
 from enginery.engine.control import Control, ExitStatus
 from enginery.engine.guardian import STOP_ARGV_PATIENCE
 from enginery.engine.logs import EngineLog, LogReader
-from enginery.errors import EngineError, EngineStartFailed
+from enginery.errors import EngineLeaked, EngineStartFailed
 from enginery.values import StopPlan
 
-__all__ = ["EngineLeaked", "EngineProcess", "ExitStatus"]
+__all__ = ["EngineProcess", "ExitStatus"]
 
 ProcessStatus = Literal["running", "stopped", "crashed"]
 
@@ -322,10 +322,6 @@ class EngineProcess:
             pause = min(pause * 2, 0.1)
         assert self._control is not None
         self._control.close()
-
-
-class EngineLeaked(EngineError):
-    """A process that survives SIGKILL: stuck in the kernel, with all that it holds."""
 
 
 async def _within(seconds: float, future: asyncio.Future[Any]) -> bool:
