@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from benchmarks import guardian, hooks, readiness, swap
+from benchmarks import gateway, guardian, hooks, readiness, streams, swap
 
 BENCHMARKS = {
     "swap": swap.main,
     "readiness": readiness.main,
     "guardian": guardian.main,
     "hooks": hooks.main,
+    "gateway": gateway.main,
+    "streams": streams.main,
 }
 
 
