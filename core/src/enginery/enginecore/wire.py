@@ -31,6 +31,7 @@ from enginery.errors import BadEngineReply
 
 __all__ = [
     "MAX_FRAME",
+    "PROTOCOL_VERSION",
     "FrameReader",
     "Hello",
     "ProtocolError",
@@ -43,6 +44,9 @@ __all__ = [
     "decode_to_core",
     "frame",
 ]
+
+PROTOCOL_VERSION = 1
+"""Raised when an old side could misread a new one; fields at the end of a message do not count."""
 
 MAX_FRAME = 64 * 1024 * 1024
 """Bytes of kind and payload; a longer frame is an error before any of it is kept."""
