@@ -171,12 +171,12 @@ def _measure(
         for _ in range(ROUNDS):
             for name, words in LOADS.items():
                 order.shuffle(everyone)
-                for target in everyone:
-                    if name not in loads_of(target):
+                for one_of in everyone:
+                    if name not in loads_of(one_of):
                         continue
-                    address = f"127.0.0.1:{engine_port}" if target is None else target.address
-                    pid = None if target is None else started[target]
-                    row = DIRECT if target is None else target.name
+                    address = f"127.0.0.1:{engine_port}" if one_of is None else one_of.address
+                    pid = None if one_of is None else started[one_of]
+                    row = DIRECT if one_of is None else one_of.name
                     one = sample(address, words, pid, engine_pid)
                     samples.setdefault(row, {}).setdefault(name, []).append(one)
     direct = median(s.seen["p50"] for s in undisturbed(samples[DIRECT]["one"]))

@@ -162,7 +162,8 @@ static bool asks_for(const char *body, size_t size, const char *key) {
 
 static bool start_stream(conn *c, const char *body, size_t size) {
   int64_t t = now();
-  c->tokens = c->left = number(body, size, "\"max_tokens\"", 128);
+  long newer = number(body, size, "\"max_completion_tokens\"", 128); /* some gateways rename it */
+  c->tokens = c->left = number(body, size, "\"max_tokens\"", newer);
   c->period = number(body, size, "\"seed\"", 0) * 1000;
   c->due = c->period ? (t / c->period + 1) * c->period : 0;
   c->wants_usage = asks_for(body, size, "\"include_usage\"");
