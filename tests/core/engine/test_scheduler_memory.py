@@ -92,6 +92,36 @@ def test_what_was_measured_counts_from_then_on():
     assert {a, b} <= world.open.keys()
 
 
+@pytest.mark.parametrize("estimate", [None, Memory({"gpu": 6})], ids=["unknown", "estimated"])
+def test_a_measurement_that_leaves_a_device_of_the_budget_out_says_nothing_of_it(estimate):
+    """Main memory is always measured; a device is not where its driver's library is missing."""
+    world = World(GPU, traits={model: Traits(memory=estimate) for model in "ab"})
+    for model in "ab":
+        one = world.ask(model)
+        world.advance(3.0)
+        world.tell(MemoryMeasured(f"{model}/default", 1, {"ram": 3}))
+        world.release(one)
+    world.ask("a")
+    world.advance(3.0)
+    assert list(world.processes) == ["a/default"]
+
+
+def test_what_the_driver_says_counts_before_the_estimate_and_that_before_what_is_gone():
+    world = World(GPU, traits={"a": Traits(memory=Memory({"gpu": 6}))})
+    told = [({"gpu": 2}, {"gpu": 9}, {"gpu": 2}), ({}, {"gpu": 9}, {"gpu": 6})]
+    world.ask("a")
+    world.advance(2.0)
+    for held, gone, counts in told:
+        world.tell(MemoryMeasured("a/default", 1, held, gone))
+        assert world.scheduler.instances()[0].memory == counts
+    world.tell(UnloadAsked(7, ("a/default",), drain=False))
+    world.advance(1.0)
+    world.ask("b")
+    world.advance(2.0)
+    world.tell(MemoryMeasured("b/default", 1, {"ram": 1}, {"gpu": 9}))
+    assert world.scheduler.instances()[1].memory == {"ram": 1, "gpu": 9}
+
+
 def test_a_model_that_is_larger_than_the_budget_is_refused_with_both_numbers():
     world = World(SchedulingLimits(budget={"gpu": 8 * 2**30}), sized(a=12 * 2**30))
     answer = world.answers[world.ask("a")]

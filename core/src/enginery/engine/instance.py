@@ -143,6 +143,9 @@ class EngineInstance:
                 self._end(), name=f"stop {self.variant.id}"
             )
 
+    def probe(self) -> None:
+        """Nothing to do: the end of a process is seen without asking. See `AttachedInstance`."""
+
     def sleep(self, level: int) -> None:
         """Begin to give memory back; `Slept` or `SleepFailed` follows."""
         name, generation = self.variant.id, self.generation
@@ -338,14 +341,15 @@ class EngineInstance:
         """What it holds, for the scheduler; what it took, to know later when that is back."""
         free = await self._launcher.free_memory()
         self._free_ready = free
-        self._taken = {
-            device: before - free[device]
+        gone = {
+            device: max(0, before - free[device])
             for device, before in self._free_before.items()
-            if device != "ram" and before > free.get(device, before)
+            if device != "ram" and device in free
         }
-        held = handle.memory() or self._taken
-        if held:
-            self._report(MemoryMeasured(self.variant.id, self.generation, held))
+        self._taken = {device: size for device, size in gone.items() if size}
+        held = handle.memory()
+        if held or gone:
+            self._report(MemoryMeasured(self.variant.id, self.generation, held, gone))
 
     async def _settle(self, held: Mapping[str, int]) -> None:
         """Wait until devices have their memory back: drivers need up to seconds after the exit.

@@ -6,7 +6,7 @@ Does not know: the queue, or why anything changes: that is the scheduler's, the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from enginery.engine.placement import Bytes, Resident
@@ -17,6 +17,7 @@ from enginery.engine.seam import (
     Grant,
     InstanceView,
     Moved,
+    Probe,
     QueuedRequest,
     Sleep,
     Start,
@@ -41,6 +42,7 @@ class Traits:
         pin: it is never stopped to make room, nor for being idle.
         sleep_level: how it sleeps when it makes room or is idle; None: it cannot, or shall not.
         sleep_after: idle for this long, it is put to sleep; None: not for being idle.
+        attached: somebody else runs it: it needs no room, is in nobody's way and may be out of reach.
     """
 
     memory: Memory | None = None
@@ -48,6 +50,7 @@ class Traits:
     pin: bool = False
     sleep_level: int | None = None
     sleep_after: float | None = None
+    attached: bool = False
 
 
 @dataclass(slots=True)
@@ -67,6 +70,7 @@ class Instance:
     load_s: float = 1.0
     drain_until: float = 0.0
     drain_to_sleep: bool = False
+    probing: bool = False
     reason: str = ""
     error: EngineryError | None = None
     measured: Mapping[str, int] | None = None
@@ -141,14 +145,21 @@ class Roster:
     Args:
         traits: how a variant wants to be treated; asked at each start.
         drain_timeout: seconds that open leases get when their engine is to go.
+        devices: those of the budget: an engine's size is known when it is on each of them.
     """
 
-    def __init__(self, traits: Callable[[Variant], Traits], drain_timeout: float) -> None:
+    def __init__(
+        self,
+        traits: Callable[[Variant], Traits],
+        drain_timeout: float,
+        devices: Collection[str] = (),
+    ) -> None:
         self.instances: dict[str, Instance] = {}
         self.leases: dict[int, Instance] = {}
         self.out: list[Action] = []
         self._traits = traits
         self._drain_timeout = drain_timeout
+        self._devices = frozenset(devices)
         self._last_lease = 0
 
     def new(self, variant: Variant, record: RestartRecord) -> Instance:
@@ -166,8 +177,27 @@ class Roster:
         one.traits = self._traits(one.variant)
         one.generation += 1
         one.error = None
+        one.probing = False
         self.move(one, Trigger.START, now)
         self.out.append(Start(one.variant, one.variant.id, one.generation))
+
+    def probe(self, one: Instance) -> None:
+        """Have an attached one looked at."""
+        one.probing = True
+        self.out.append(Probe(one.variant.id, one.generation))
+
+    def found(self, one: Instance, now: float) -> None:
+        """An attached one answers again."""
+        one.probing = False
+        one.error = None
+        self.move(one, Trigger.FOUND, now)
+
+    def lost(self, one: Instance, error: EngineryError, now: float) -> None:
+        """An attached one does not answer. Its leases stay: what it still sends may well arrive."""
+        one.probing = False
+        one.error = error
+        if one.state is not State.UNREACHABLE:
+            self.move(one, Trigger.LOST, now, error.message.partition("\n")[0])
 
     def drain(self, one: Instance, now: float, reason: str, *, to_sleep: bool = False) -> None:
         """No new leases from now on."""
@@ -187,6 +217,13 @@ class Roster:
         """Stop it, also in the middle of a start, a nap or a wake."""
         self.move(one, Trigger.STOP, now, reason)
         self.out.append(Stop(one.variant.id, one.generation, reason))
+
+    def measured(self, one: Instance, held: Bytes, gone: Bytes) -> None:
+        """It serves, and this is its memory: the driver's account before the plugin's, that before a guess."""
+        estimate = one.traits.memory
+        found = {**gone, **({} if estimate is None else estimate.ready), **held}
+        if estimate is not None or self._devices <= found.keys():
+            one.measured = found
 
     def failed(self, one: Instance, error: EngineryError, now: float) -> None:
         """It did not become ready, or its process ended by itself."""

@@ -14,6 +14,8 @@ are started, or requests forwarded. Who fits beside whom is `placement`'s, when 
 * A load that everybody left goes on, unless another model needs its room: a client that times out and tries
   again finds it further on, not back at the start.
 * An engine that failed is not started again before its back-off is over; who asks for it by name does not wait.
+* A server that somebody else runs takes no room and makes none. While it is out of reach, each request has it
+  looked at, and gets its lease or its error from what is seen then.
 
 Without a budget one engine is resident at a time. With k other models that have an older waiting request,
 nobody then waits longer than max_wait + (k + 2) × (min_residency + drain_timeout + stop + load).
@@ -36,7 +38,9 @@ from enginery.engine.seam import (
     Failed,
     Grant,
     InstanceView,
+    Lost,
     MemoryMeasured,
+    Outcome,
     QueuedRequest,
     Ready,
     Reject,
@@ -60,6 +64,7 @@ from enginery.errors import (
     EngineQuarantined,
     EngineryError,
     EngineStartFailed,
+    EngineUnreachable,
     QueueFull,
     ShuttingDown,
 )
@@ -69,7 +74,9 @@ from enginery.values import Variant
 __all__ = ["EngineScheduler", "SchedulingLimits"]
 
 _COMING = frozenset({State.READY, State.STARTING, State.WAKING})
-_STOPPABLE = frozenset({State.STARTING, State.GOING_TO_SLEEP, State.ASLEEP, State.WAKING})
+_STOPPABLE = frozenset(
+    {State.STARTING, State.GOING_TO_SLEEP, State.ASLEEP, State.WAKING, State.UNREACHABLE}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +105,7 @@ class EngineScheduler:
         traits: Callable[[Variant], Traits] = lambda _: Traits(),
     ) -> None:
         self._limits = limits or SchedulingLimits()
-        self._roster = Roster(traits, self._limits.drain_timeout)
+        self._roster = Roster(traits, self._limits.drain_timeout, self._limits.budget or ())
         self._queue = RequestQueue()
         self._closing: float | None = None
         self._wake: float | None = None
@@ -112,8 +119,8 @@ class EngineScheduler:
                 self._requested(request, now)
             case Cancelled(request_id):
                 self._queue.remove(request_id)
-            case Released(lease_id, _):
-                self._roster.release(lease_id, now)
+            case Released():
+                self._released(event, now)
             case UnloadAsked():
                 self._unload(event, now)
             case ShutdownAsked(grace):
@@ -165,6 +172,13 @@ class EngineScheduler:
         else:
             self._roster.out.append(Reject(request, error))
 
+    def _released(self, event: Released, now: float) -> None:
+        one = self._roster.leases.get(event.lease_id)
+        self._roster.release(event.lease_id, now)
+        attached = one is not None and one.traits.attached and one.state is State.READY
+        if one is not None and attached and event.outcome is Outcome.ENGINE_ERROR:
+            self._roster.probe(one)
+
     def _held_up(self, request: QueuedRequest, now: float) -> EngineryError | None:
         """The error for a request that none of its candidates will serve soon: all failed to start.
 
@@ -196,13 +210,20 @@ class EngineScheduler:
             case Ready(), State.STARTING:
                 one.load_s = now - one.swap_began
                 self._roster.move(one, Trigger.READY, now)
+            case Ready(), State.UNREACHABLE:
+                self._roster.found(one, now)
+            case Ready(), State.READY:
+                one.probing = False
+            case Lost(error=error), State.STARTING | State.READY | State.UNREACHABLE:
+                self._roster.lost(one, error, now)
+                self._turn_away(one, error)
             case Woke(), State.WAKING:
                 self._roster.move(one, Trigger.WOKE, now)
             case Slept(), State.GOING_TO_SLEEP:
                 self._roster.move(one, Trigger.SLEPT, now)
                 self._roster.finish_unload(one)
-            case MemoryMeasured(memory=memory), _:
-                one.measured = memory
+            case MemoryMeasured(memory=held, gone=gone), _:
+                self._roster.measured(one, held, gone)
             case Failed(error=error), State.STARTING:
                 self._roster.failed(one, error, now)
                 self._turn_away(one, error)
@@ -223,6 +244,9 @@ class EngineScheduler:
                 self._turn_away(one, error)
                 self._roster.evict_all(one, error)
                 self._roster.finish_unload(one, error)
+            case Unhealthy(), State.READY if one.traits.attached:
+                error = EngineUnreachable(f"{one.variant.id} fails its health check", retry_after=1.0)
+                self._roster.lost(one, error, now)
             case Unhealthy(), State.READY if not one.leases:
                 self._roster.drain(one, now, "unhealthy")
 
@@ -230,12 +254,14 @@ class EngineScheduler:
         waits = False
         for instance_id in event.instances:
             one = self._roster.instances.get(instance_id)
-            if one is None or not one.resident or one.state is State.LEAKED:
+            if one is None or one.state is State.LEAKED:
+                continue
+            if not one.resident and one.state is not State.UNREACHABLE:
                 continue
             waits = True
             one.unloading.append(event.request_id)
             error = EngineEvicted(f"{one.variant.id} was unloaded", retry_after=1.0)
-            if one.state in {State.STARTING, State.WAKING}:
+            if one.state in {State.STARTING, State.WAKING, State.UNREACHABLE}:
                 self._turn_away(one, error)
             if one.state in _STOPPABLE:
                 self._roster.stop(one, now, "unload")
@@ -279,11 +305,14 @@ class EngineScheduler:
             target = self._target(group, now)
             if target is None:
                 continue
+            if target.traits.attached:
+                self._reach(target, now)
+                continue
             need = target.ready_memory
             others = [
                 one.as_resident(now, wanted=self._queue.wants(one.variant.id))
                 for one in self._roster.instances.values()
-                if one.resident and one is not target
+                if one.resident and one is not target and not one.traits.attached
             ]
             found = place(need, others, self._limits.budget, reserved)
             if target.state is State.LEAKED:
@@ -302,7 +331,7 @@ class EngineScheduler:
     def _target(self, group: Group, now: float) -> Instance | None:
         """The instance that is to serve ``group``; None when one is coming, or none may start yet."""
         known = [self._roster.instances.get(variant.id) for variant in group.candidates]
-        if any(one is not None and one.state in _COMING for one in known):
+        if any(one is not None and (one.state in _COMING or one.probing) for one in known):
             return None
         for variant, one in zip(group.candidates, known, strict=True):
             if one is None:
@@ -311,6 +340,13 @@ class EngineScheduler:
             if one.state is not State.FAILED or one.record.may_start(now):
                 return one
         return None
+
+    def _reach(self, one: Instance, now: float) -> None:
+        """Bring an attached one nearer; one that is on its way out comes back when that is done."""
+        if one.state is State.UNREACHABLE:
+            self._roster.probe(one)
+        elif not one.resident:
+            self._roster.bring_up(one, now)
 
     def _ask_to_go(self, found: Placement, group: Group, target: Instance, now: float) -> None:
         """The victims' turns end: at once if they are idle, else when the waiting is overdue."""

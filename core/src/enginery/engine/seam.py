@@ -8,7 +8,7 @@ the starts of one instance, so that news of an earlier process is known to be ol
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -25,9 +25,11 @@ __all__ = [
     "Failed",
     "Grant",
     "InstanceView",
+    "Lost",
     "MemoryMeasured",
     "Moved",
     "Outcome",
+    "Probe",
     "QueuedRequest",
     "Ready",
     "Reject",
@@ -113,10 +115,19 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The instance serves."""
+    """The instance serves. An attached one says so after each look."""
 
     instance: str
     generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The attached instance does not answer; said after each look that found it so."""
+
+    instance: str
+    generation: int
+    error: EngineryError
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +192,19 @@ class SleepFailed:
 
 @dataclass(frozen=True, slots=True)
 class MemoryMeasured:
-    """What the instance holds now that it is ready: bytes per device."""
+    """What the instance holds now that it is ready: bytes per device.
+
+    Args:
+        instance: which.
+        generation: which start of it.
+        memory: its own processes', by the driver's account.
+        gone: what is free no more since its start, which others may have taken too.
+    """
 
     instance: str
     generation: int
     memory: Mapping[str, int]
+    gone: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +241,7 @@ Event = (
     | Cancelled
     | Released
     | Ready
+    | Lost
     | Failed
     | Exited
     | Stopped
@@ -270,6 +290,14 @@ class Sleep:
 @dataclass(frozen=True, slots=True)
 class Wake:
     """Wake the instance; answered by `Woke` or `SleepFailed`."""
+
+    instance: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Look at the attached instance now; answered by `Ready` or `Lost`."""
 
     instance: str
     generation: int
@@ -329,7 +357,7 @@ class WakeMeAt:
     when: float | None
 
 
-Action = Start | Stop | Sleep | Wake | Grant | Reject | Evict | Unloaded | Moved | WakeMeAt
+Action = Start | Stop | Sleep | Wake | Probe | Grant | Reject | Evict | Unloaded | Moved | WakeMeAt
 
 
 # -- the one who decides ----------------------------------------------------------------------
