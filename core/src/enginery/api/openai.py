@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from enginery.api.sse import DONE, encode_event
@@ -18,6 +18,7 @@ from enginery.values import JSONObject
 
 __all__ = [
     "FinishReason",
+    "Source",
     "chat_chunk",
     "chat_completion",
     "error_body",
@@ -27,6 +28,7 @@ __all__ = [
     "stream_error",
     "text_chunk",
     "text_completion",
+    "tool_call",
     "usage",
 ]
 
@@ -56,14 +58,18 @@ def chat_completion(
     id: str,
     created: int,
     model: str,
-    content: str,
+    content: str | None,
     finish_reason: FinishReason,
     usage: JSONObject,
+    tool_calls: Sequence[JSONObject] = (),
 ) -> JSONObject:
     """A whole chat reply with one choice; ``created`` in seconds since 1970."""
+    message: JSONObject = {"role": "assistant", "content": content}
+    if tool_calls:
+        message["tool_calls"] = list(tool_calls)
     choice = {
         "index": 0,
-        "message": {"role": "assistant", "content": content},
+        "message": message,
         "logprobs": None,
         "finish_reason": finish_reason,
     }
@@ -83,6 +89,19 @@ def chat_chunk(
     choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
     choices = [] if delta is None else [choice]
     return _reply("chat.completion.chunk", id, created, model, choices, usage)
+
+
+def tool_call(id: str, name: str, arguments: str, *, index: int | None = None) -> JSONObject:
+    """The call of a function; ``arguments`` is JSON as text.
+
+    In a stream ``index`` says which call it is; further pieces of its arguments carry that, and no id.
+    """
+    call: JSONObject = {
+        "id": id,
+        "type": "function",
+        "function": {"name": name, "arguments": arguments},
+    }
+    return call if index is None else {"index": index, **call}
 
 
 # -- completions -----------------------------------------------------------------------------------
