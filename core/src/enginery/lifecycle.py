@@ -10,7 +10,8 @@ only caller of `advance`; the diagram in docs/operations.md and the tests read t
     starting, ready, draining, going_to_sleep, asleep, waking ─exit→ failed
     starting, ready, draining, going_to_sleep, asleep, waking, stopping ─survived→ leaked
     leaked ─gone→ stopped
-    ready ─lost→ unreachable ─found→ ready
+    starting, ready ─lost→ unreachable ─found→ ready
+    unreachable ─stop→ stopping
 """
 
 from __future__ import annotations
@@ -124,8 +125,10 @@ TRANSITIONS: Mapping[tuple[State, Trigger], State] = {
     (State.WAKING, Trigger.SURVIVED): State.LEAKED,
     (State.STOPPING, Trigger.SURVIVED): State.LEAKED,
     (State.LEAKED, Trigger.GONE): State.STOPPED,
+    (State.STARTING, Trigger.LOST): State.UNREACHABLE,
     (State.READY, Trigger.LOST): State.UNREACHABLE,
     (State.UNREACHABLE, Trigger.FOUND): State.READY,
+    (State.UNREACHABLE, Trigger.STOP): State.STOPPING,
 }
 
 

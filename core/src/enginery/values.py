@@ -7,6 +7,7 @@ that engine servers started as children can use it and still start fast.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from signal import SIGTERM
@@ -34,26 +35,92 @@ JSONObject = dict[str, Any]
 
 HealthState = Literal["starting", "ready", "asleep", "failed"]
 
+_UNIX = "http+unix"
+_PORTS = {"http": 80, "https": 443}
+_BLANK = re.compile(r"[\s\x00-\x1f\x7f]")
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where one engine listens.
+    """Where one engine listens, and all that is needed to talk to it.
 
-    ``api_key`` is made afresh for each spawn and given to the engine by environment, never by
-    command line; an engine that answers to it is ours. ``unix_path`` is for plugins whose engine can
-    listen there too; the framework itself always talks to host and port.
+    Args:
+        host: a name or address; ``localhost`` where there is a ``unix_path``.
+        port: the TCP port; 0 where there is a ``unix_path``.
+        api_key: made afresh for each engine that we start and given to it by environment, never by
+            command line: who answers to it is ours. Of an attached server: its own key.
+        unix_path: listens on this unix socket and nowhere else.
+        scheme: ``https`` only of attached servers.
+        prefix: stands before every route, without a trailing slash; only of attached servers.
     """
 
     host: str
     port: int
     api_key: str | None = field(default=None, repr=False)
     unix_path: str | None = None
+    scheme: Literal["http", "https"] = "http"
+    prefix: str = ""
+
+    @classmethod
+    def from_url(cls, url: str, *, api_key: str | None = None) -> Endpoint:
+        """The endpoint that a `base_url` names; the port defaults to the scheme's.
+
+        A path is the prefix of every route. ``/v1`` at its end is left out: clients of OpenAI's API are
+        given it so, and our routes have it.
+
+        Raises:
+            ValueError: not such a URL, or it holds a query, a fragment or credentials.
+        """
+        from urllib.parse import unquote, urlsplit
+
+        parts = urlsplit(url)
+        port, path = parts.port, parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
+        fine = bool(parts.netloc) and port != 0
+        if not fine or parts.query or parts.fragment or "@" in parts.netloc or _BLANK.search(url):
+            raise ValueError(f"{url!r} is no address of a server")
+        if parts.scheme == _UNIX:
+            socket = unquote(parts.netloc)
+            if not socket.startswith("/") or "\0" in socket:
+                raise ValueError(f"{url!r} names no socket")
+            return cls("localhost", 0, api_key, socket, prefix=path)
+        if not parts.hostname or parts.scheme not in _PORTS:
+            raise ValueError(f"{url!r} is no address of a server")
+        scheme: Literal["http", "https"] = "https" if parts.scheme == "https" else "http"
+        return cls(parts.hostname, port or _PORTS[scheme], api_key, scheme=scheme, prefix=path)
 
     @property
     def base_url(self) -> str:
-        """``http://host:port`` without a trailing slash; IPv6 addresses in brackets."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        """``http://host:port`` without a trailing slash; IPv6 addresses in brackets.
+
+        With a unix socket: ``http+unix://`` and the path, percent-encoded, as other programs write it:
+        no HTTP client takes it for an address of TCP. Requests are then sent to `request_url`.
+        """
+        if self.unix_path is not None:
+            from urllib.parse import quote
+
+            return f"{_UNIX}://{quote(self.unix_path, safe='')}{self.prefix}"
+        return f"{self.scheme}://{self._bracketed}:{self.port}{self.prefix}"
+
+    @property
+    def request_url(self) -> str:
+        """What goes before a route in a request, once connected: `base_url`, but for unix sockets."""
+        return self.base_url if self.unix_path is None else f"http://localhost{self.prefix}"
+
+    @property
+    def authority(self) -> str:
+        """The ``Host`` header's value."""
+        if self.unix_path is not None or self.port == _PORTS[self.scheme]:
+            return self._bracketed
+        return f"{self._bracketed}:{self.port}"
+
+    @property
+    def address(self) -> str:
+        """For people: the socket's path, or ``host:port``."""
+        return self.unix_path or f"{self.host}:{self.port}"
+
+    @property
+    def _bracketed(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +184,17 @@ class Variant:
             mapping where the plugin declares none.
         binary: replaces the program of the plugin's command line.
         args: together with ``binary``: the whole command line; alone: added to the plugin's. Each may
-            hold ``{host}``, ``{port}`` and ``{model}``, filled in per argument.
+            hold ``{host}``, ``{port}`` and ``{model}``, with a unix socket also ``{socket}``, filled in per
+            argument.
         env: added to the engine's environment.
         work_dir: the engine's working directory.
         url: a server's address: alone, one that is attached to, never started; with ``binary``, the
             address at which the started engine answers.
         features: what the model can do (``"chat"``, ``"embeddings"``, ...); None is unknown and
             refuses nothing.
+        listen: what the engine that we start listens on: a TCP port or a unix socket.
+        api_key: an attached server's key; the engines that we start get a key of their own each time.
+        upstream_model: what the engine calls the model, where that is not ``model``.
 
     Two variants are the same when they are equal after validation.
     """
@@ -140,6 +211,19 @@ class Variant:
     work_dir: str | None = None
     url: str | None = None
     features: frozenset[str] | None = None
+    listen: Literal["tcp", "unix"] = "tcp"
+    api_key: str | None = field(default=None, repr=False)
+    upstream_model: str | None = None
+
+    @property
+    def attached(self) -> bool:
+        """True for a server that somebody else runs: it is never started and never stopped."""
+        return self.url is not None and self.binary is None
+
+    @property
+    def body_model(self) -> str:
+        """What the ``model`` of a request's body is replaced by."""
+        return self.upstream_model or self.model
 
     @property
     def id(self) -> str:

@@ -65,8 +65,8 @@ class Plugins:
         )
 
 
-def catalog(models=None, plugins=None, engine="typed"):
-    settings = Settings(models=models or {}, defaults={"engine": engine})
+def catalog(models=None, plugins=None, engine="typed", **defaults):
+    settings = Settings(models=models or {}, defaults={"engine": engine, **defaults})
     return Catalog(settings, cast("PluginRegistry", plugins or Plugins()))
 
 
@@ -198,7 +198,7 @@ models:
   b: {engine: broken}
   c: {}
   d: {engine: openai}
-  e: {engine: openai, url: "http://10.0.0.5:8000"}
+  e: {engine: openai, url: "http://10.0.0.5:8000", args: [--fast]}
   f: {engine: openai, binary: s, args: [--json, '{"a": "{port}"}']}
 """
     models = from_file(tmp_path, text)
@@ -211,14 +211,50 @@ models:
         "enginery.yaml:5:6: models.c: from defaults.engine: no plugin for engine 'nowhere'",
         "enginery.yaml:6:6: models.d: engine 'openai' needs `binary`, and `args` as it takes them",
         (
-            "enginery.yaml:7:28: models.e.url: attaching to a running server is not available yet; "
-            "give `binary` to start one"
+            "enginery.yaml:7:58: models.e.args: has no effect on a running server, which `url` "
+            "without `binary` is"
         ),
     ]
 
 
 def test_check_all_is_silent_when_all_is_well():
-    catalog({"a": {}, "b": {"engine": "openai", "binary": "s", "url": "http://h:1"}}).check_all()
+    catalog(
+        {
+            "a": {},
+            "b": {"engine": "openai", "binary": "s", "url": "http://h:1"},
+            "c": {"engine": "openai", "url": "https://h/openai/v1", "api_key": "k"},
+            "d": {"engine": "typed", "url": "http://h:1", "upstream_model": "M"},
+            "e": {"listen": "unix"},
+        }
+    ).check_all()
+
+
+def test_engines_listen_as_the_defaults_say_unless_they_say_otherwise_or_have_a_url():
+    models = {
+        "a": {},
+        "b": {"listen": "tcp"},
+        "c": {"url": "http://h:1"},
+        "d": {"variants": {"x": {"listen": "tcp"}, "y": {}}},
+    }
+    made = catalog(models, listen="unix")
+    found = {v.id: v.listen for name in made.names() for v in made.resolve(name).variants}
+    assert found == {
+        "a/default": "unix",
+        "b/default": "tcp",
+        "c/default": "tcp",
+        "d/x": "tcp",
+        "d/y": "unix",
+    }
+
+
+def test_a_url_alone_attaches_with_a_key_that_is_never_shown():
+    model = {"url": "http://h:1", "api_key": "hunter2", "upstream_model": "Qwen/Q"}
+    (variant,) = (
+        catalog({"a": model, "b": {"binary": "s", "url": "http://h:1"}}).resolve("a").variants
+    )
+    assert (variant.attached, variant.api_key, variant.body_model) == (True, "hunter2", "Qwen/Q")
+    assert "hunter2" not in repr(variant)
+    assert "hunter2" not in repr(Settings(models={"a": {"engine": "openai", **model}}))
 
 
 # -- models from code -------------------------------------------------------------------------
@@ -298,10 +334,15 @@ def test_a_variant_keeps_its_name_and_takes_the_models():
             "m: `connect` and `url` are the same",
         ),
         (
-            {"connect": "http://h:1"},
+            {"connect": "http://h:1", "work_dir": "/tmp"},
             "openai",
-            "m.url: attaching to a running server is not available",
+            "m.work_dir: has no effect on a running server",
         ),
+        ({"url": "http://h:1", "listen": "unix"}, None, "m.listen: `url` says already where"),
+        ({"api_key": "k"}, None, "m.api_key: is for a running server"),
+        ({"binary": "b", "url": "https://h"}, None, "m.url: with `binary` needs the form http:"),
+        ({"binary": "b", "url": "http://h/x"}, None, "m.url: with `binary` needs the form http:"),
+        ({"listen": "udp"}, None, "m.listen: "),
         ({}, "openai", "m: engine 'openai' needs `binary`"),
         ({"engine": "typed"}, "plain", "m: engine is 'typed' and 'plain'; give one"),
         (Variant("m", engine_type="typed", options=7), None, "m.options: needs a mapping"),

@@ -102,3 +102,21 @@ def test_a_variant_brings_the_whole_command_where_the_plugin_has_none() -> None:
 def test_no_command_at_all_says_what_to_set() -> None:
     with pytest.raises(EngineStartFailed, match="`binary` and `args`"):
         command_for(NONE, Variant("m", args=("-x",)), ENDPOINT)
+
+
+SOCKET = Endpoint("localhost", 0, unix_path="/run/x.sock")
+
+
+def test_the_socket_is_filled_in_only_where_there_is_one() -> None:
+    assert fill(["--uds={socket}", "{port}"], SOCKET, "m") == ["--uds=/run/x.sock", "0"]
+    assert fill(["--uds={socket}"], ENDPOINT, "m") == ["--uds={socket}"]
+
+
+def test_an_engine_that_does_not_say_where_its_socket_is_offers_none() -> None:
+    variant = Variant("m", engine_type="fake", listen="unix")
+    with pytest.raises(
+        EngineStartFailed, match="engine 'fake' offers no unix socket: set `listen: tcp`"
+    ):
+        command_for(HOOKS, variant, SOCKET)
+    told = Variant("m", engine_type="fake", listen="unix", args=("--unix", "unix:{socket}"))
+    assert command_for(HOOKS, told, SOCKET).argv[-1] == "unix:/run/x.sock"

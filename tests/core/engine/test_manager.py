@@ -154,7 +154,7 @@ async def test_a_port_that_somebody_took_is_exchanged_for_another(manager, launc
 
 async def test_after_five_taken_ports_the_start_fails(manager, launcher):
     launcher.squatted = set(range(20_000, 20_005))
-    with pytest.raises(EngineStartFailed, match="port 20004 belongs to another program"):
+    with pytest.raises(EngineStartFailed, match="20004 is served by another program"):
         await manager.ensure_engine("a")
 
 

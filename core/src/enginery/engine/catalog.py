@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from enginery.engine.endpoints import endpoint_of_url
 from enginery.errors import ConfigError, ModelNotFound, PluginError
 from enginery.plugins import EngineHooks, PluginRegistry
 from enginery.settings import (
@@ -29,7 +30,7 @@ from enginery.settings import (
     marks_of,
     validate_options,
 )
-from enginery.values import Variant
+from enginery.values import Endpoint, Variant
 
 __all__ = ["Catalog", "Limits", "ModelEntry"]
 
@@ -224,7 +225,7 @@ class Catalog:
         variants, problems = [], []
         for variant_name, given in model.variant_settings().items():
             inside: Loc = at if model.variants is None else (*at, "variants", variant_name)
-            variant = _variant(name, variant_name, engine_type, given)
+            variant = self._variant(name, variant_name, engine_type, given)
             options, wrong = validate_options(
                 hooks.variant_options(), given.options, (*inside, "options"), self._settings.marks
             )
@@ -268,7 +269,7 @@ class Catalog:
         except ValidationError as error:
             marks = marks_of(given, at=at)
             raise config_error(explain(error, VariantSettings, marks, at=at), {}) from None
-        variant = _variant(name, "default", engine_type, settings)
+        variant = self._variant(name, "default", engine_type, settings)
         return self._checked(name, replace(variant, options=options), engine_type)
 
     def _checked(self, name: str, variant: Variant, engine_type: str | None) -> Variant:
@@ -284,31 +285,44 @@ class Catalog:
             raise config_error(problems, {})
         return replace(variant, model=name, options=options)
 
-
-def _variant(model: str, name: str, engine_type: str, given: VariantSettings) -> Variant:
-    """The value for one variant's settings, its options not yet validated."""
-    return Variant(
-        model=model,
-        name=name,
-        engine_type=engine_type,
-        context_length=given.context_length,
-        parallel=given.parallel,
-        options=dict(given.options),
-        binary=given.binary,
-        args=given.args,
-        env=dict(given.env),
-        work_dir=given.work_dir,
-        url=given.url,
-        features=given.features,
-    )
+    def _variant(self, model: str, name: str, engine_type: str, given: VariantSettings) -> Variant:
+        """The value for one variant's settings, its options not yet validated."""
+        listen = self._settings.defaults.listen if given.url is None else "tcp"
+        return Variant(
+            model=model,
+            name=name,
+            engine_type=engine_type,
+            context_length=given.context_length,
+            parallel=given.parallel,
+            options=dict(given.options),
+            binary=given.binary,
+            args=given.args,
+            env=dict(given.env),
+            work_dir=given.work_dir,
+            url=given.url,
+            features=given.features,
+            listen=given.listen or listen,
+            api_key=None if given.api_key is None else given.api_key.get_secret_value(),
+            upstream_model=given.upstream_model,
+        )
 
 
 def _unrunnable(variant: Variant, hooks: EngineHooks, at: Loc) -> list[Problem]:
-    """Why this variant has nothing that could be started."""
+    """Why this variant can neither be started nor attached to, and what would have no effect."""
+    if variant.url and variant.listen == "unix":
+        return [Problem((*at, "listen"), "`url` says already where the engine answers")]
+    if variant.attached:
+        text = "has no effect on a running server, which `url` without `binary` is"
+        started = ("args", "env", "work_dir")
+        return [Problem((*at, key), text) for key in started if getattr(variant, key)]
+    if variant.api_key is not None:
+        text = "is for a running server, which `url` without `binary` is; others get a new one each time"
+        return [Problem((*at, "api_key"), text)]
     if variant.binary:
-        return []
-    if variant.url:
-        text = "attaching to a running server is not available yet; give `binary` to start one"
+        where = None if variant.url is None else endpoint_of_url(variant.url)
+        if where is None or replace(where, host="", port=0) == Endpoint("", 0):
+            return []
+        text = "with `binary` needs the form http://127.0.0.1:8081"
         return [Problem((*at, "url"), text)]
     if hooks.implements("build_command") or hooks.implements("create_backend"):
         return []

@@ -19,7 +19,7 @@ import aiohttp
 
 from enginery.engine.endpoints import endpoint_of_url
 from enginery.engine.seam import Outcome
-from enginery.engine.transport import HttpTransport, auth_headers
+from enginery.engine.transport import HttpTransport, auth_headers, open_session
 from enginery.errors import (
     EndpointNotSupported,
     EngineCrashed,
@@ -70,7 +70,7 @@ class EngineClient(ABC):
     @property
     @abstractmethod
     def base_url(self) -> str:
-        """``http://host:port`` of the engine."""
+        """``http://host:port`` of the engine; see `Endpoint.base_url` for one on a unix socket."""
 
     @abstractmethod
     async def estimate_tokens(self, request_data: JSONObject) -> int:
@@ -180,7 +180,7 @@ class PluginEngineClient(EngineClient):
 
     @property
     def base_url(self) -> str:
-        """``http://host:port`` of `endpoint`."""
+        """That of `endpoint`."""
         return self.endpoint.base_url
 
     async def __aenter__(self) -> Self:
@@ -233,7 +233,7 @@ class PluginEngineClient(EngineClient):
     def body_for(self, request: EngineRequest) -> JSONObject:
         """What the engine gets for a request to ``request.path``; raises as `transform_request`."""
         body = self.hooks.transform_request(request, self.variant)
-        return {**(request.body if body is None else body), "model": self.variant.model}
+        return {**(request.body if body is None else body), "model": self.variant.body_model}
 
     def transform_response(
         self, response_data: JSONObject, request_data: JSONObject | None = None
@@ -266,13 +266,14 @@ class PluginEngineClient(EngineClient):
         """Send ``request_data`` to the engine; its own 4xx and 5xx come back as they are.
 
         Args:
-            session: the application's own.
+            session: the application's own. For an engine on a unix socket one over an
+                `aiohttp.UnixConnector` to just that, such as `open_session` gives.
             url: the route ("/v1/chat/completions"), this client's base URL with or without a route,
                 or "" — without a route the body's main field decides.
             request_data: the body in OpenAI's shape; not changed.
 
         Raises:
-            InvalidRequest: the body, or the URL of another server.
+            InvalidRequest: the body, the URL of another server, or a session that does not lead there.
             EndpointNotSupported: the engine lacks the route.
             EngineEvicted: the engine made room for another since this client was given out.
             EngineUnreachable: nothing answers.
@@ -287,8 +288,9 @@ class PluginEngineClient(EngineClient):
         lease = None if self._acquire is None else await self._acquire()
         target = self.endpoint if lease is None else _endpoint_of(lease, self.endpoint)
         try:
+            _check_leads_to(target, session)
             response = await session.post(
-                target.base_url + path,
+                target.request_url + path,
                 json=body,
                 # llama.cpp closes a connection after a stream without saying so, others after a while: one
                 # that is not used again cannot be stale, and a new one on this machine costs 0.1 ms
@@ -310,6 +312,10 @@ class PluginEngineClient(EngineClient):
         if lease is not None:
             _hold_until_closed(lease, response)
         return response
+
+    def open_session(self) -> aiohttp.ClientSession:
+        """A session that leads to this engine, whatever it listens on; close it when done."""
+        return open_session(self.endpoint.unix_path)
 
     def on_lease(self, lease: HeldLease) -> Self:
         """The same client, whose requests use this lease instead of taking one each."""
@@ -378,6 +384,17 @@ class PluginEngineClient(EngineClient):
 def _endpoint_of(lease: HeldLease, default: Endpoint) -> Endpoint:
     """Where the leased engine listens: it may have been restarted since this client was made."""
     return lease.client.endpoint if isinstance(lease.client, PluginEngineClient) else default
+
+
+def _check_leads_to(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+    """A session's connector decides whom it talks to: a unix socket's key must not go elsewhere."""
+    connector = session.connector
+    leads_to = connector.path if isinstance(connector, aiohttp.UnixConnector) else None
+    if leads_to != endpoint.unix_path:
+        raise InvalidRequest(
+            f"this session does not lead to {endpoint.base_url}: use one of client.open_session()",
+            param="session",
+        )
 
 
 def _hold_until_closed(lease: HeldLease, response: aiohttp.ClientResponse) -> None:

@@ -16,23 +16,26 @@ from enginery.values import Command, Endpoint, Variant
 
 __all__ = ["command_for", "fill"]
 
-_PLACEHOLDER = re.compile(r"\{(?:host|port|model)\}")
+_PLACEHOLDER = re.compile(r"\{(?:host|port|model|socket)\}")
 
 
 def fill(args: Sequence[str], endpoint: Endpoint, model: str) -> list[str]:
     """``args`` with ``{host}``, ``{port}`` and ``{model}`` filled in, each argument for itself.
 
-    Nothing else is touched: other braces (JSON, say) stay as they are.
+    With a unix socket ``{socket}`` is its path. Nothing else is touched: other braces (JSON, say) stay as they are.
     """
     values = {"{host}": endpoint.host, "{port}": str(endpoint.port), "{model}": model}
-    return [_PLACEHOLDER.sub(lambda match: values[match[0]], argument) for argument in args]
+    if endpoint.unix_path is not None:
+        values["{socket}"] = endpoint.unix_path
+    return [_PLACEHOLDER.sub(lambda match: values.get(match[0], match[0]), word) for word in args]
 
 
 def command_for(hooks: EngineHooks, variant: Variant, endpoint: Endpoint) -> Command:
     """What to run for ``variant`` on ``endpoint``.
 
     Raises:
-        EngineStartFailed: neither the plugin nor the variant has a command.
+        EngineStartFailed: neither the plugin nor the variant has a command, or it does not say where
+            the unix socket is.
     """
     command = hooks.build_command(variant, endpoint)
     if command is not None and (isinstance(command.argv, str) or not command.argv):
@@ -53,6 +56,12 @@ def command_for(hooks: EngineHooks, variant: Variant, endpoint: Endpoint) -> Com
         command = replace(command, argv=[variant.binary, *command.argv[1:]])
     else:
         command = replace(command, argv=[*command.argv, *own])
+    if endpoint.unix_path is not None and not any(endpoint.unix_path in w for w in command.argv):
+        raise EngineStartFailed(
+            f"{variant.id}: engine {variant.engine_type!r} offers no unix socket: set `listen: tcp`, or "
+            "write {socket} where it belongs in `args`",
+            param="listen",
+        )
     return replace(
         command,
         env={**command.env, **variant.env},

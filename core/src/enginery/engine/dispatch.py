@@ -30,6 +30,7 @@ from enginery.engine.seam import (
     InstanceView,
     Moved,
     Outcome,
+    Probe,
     QueuedRequest,
     Reject,
     Released,
@@ -170,9 +171,10 @@ class Dispatcher:
         )
 
     def failure(self, variant: Variant) -> EngineryError | None:
-        """Why ``variant`` is down, when it failed."""
+        """Why ``variant`` is down, when it failed or is out of reach."""
+        down = {State.FAILED, State.UNREACHABLE}
         for view in self.scheduler.instances():
-            if view.variant.id == variant.id and view.state is State.FAILED and view.error:
+            if view.variant.id == variant.id and view.state in down and view.error:
                 return view.error.again()
         return None
 
@@ -236,7 +238,7 @@ class Dispatcher:
 
     def _carry_out(self, action: Action) -> None:
         match action:
-            case Start() | Stop() | Sleep() | Wake():
+            case Start() | Stop() | Sleep() | Wake() | Probe():
                 self._order(action)
             case Grant(request):
                 answer = self._waiting.get(request.id)
@@ -267,7 +269,7 @@ class Dispatcher:
                 tick = partial(self.tell, Tick())
                 self._timer = None if when is None else self.clock.call_at(when, tick)
 
-    def _order(self, order: Start | Stop | Sleep | Wake) -> None:
+    def _order(self, order: Start | Stop | Sleep | Wake | Probe) -> None:
         if isinstance(order, Start):
             new = self._new_instance(order.variant, order.generation, self.tell)
             self.instances[order.instance] = new
@@ -281,10 +283,12 @@ class Dispatcher:
                 instance.sleep(level)
             case Wake():
                 instance.wake()
+            case Probe():
+                instance.probe()
 
     def _granted(self, grant: Grant) -> Lease:
         instance = self.instances[grant.instance]
-        lease = Lease(grant, self._new_client(instance), self._released)
+        lease = Lease(grant, instance, self._new_client, self._released)
         self._leases[lease.id] = lease
         self.last_granted = grant.instance
         waited = {"queue_s": grant.queue_s, "swap_s": grant.swap_s}
@@ -293,7 +297,7 @@ class Dispatcher:
 
     def _released(self, lease: Lease, outcome: Outcome) -> None:
         self._leases.pop(lease.id, None)
-        variant = lease.client.variant
+        variant = lease.variant
         self._publish("request.finished", variant, request=lease.request_id, outcome=str(outcome))
         self.tell(Released(lease.id, outcome))
 

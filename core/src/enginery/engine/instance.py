@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enginery.engine.clock import Clock
 from enginery.engine.command import command_for
 from enginery.engine.launchers import EngineHandle, Launcher
-from enginery.engine.ownership import is_ours
+from enginery.engine.ownership import Whose, whose_server
 from enginery.engine.readiness import wait_until_ready
 from enginery.engine.seam import (
     Event,
@@ -273,7 +273,7 @@ class EngineInstance:
             if ready.done() and ready.exception() is None:
                 return
             # it may have failed because somebody else has its port: then another port helps
-            if await is_ours(handle, self.variant, command, endpoint, self._transport) is False:
+            if await self._whose(handle, endpoint, command) is Whose.STRANGERS:
                 raise _PortTaken(f"{endpoint.address} is served by another program")
             if exited.done():
                 raise EngineStartFailed(
@@ -303,10 +303,23 @@ class EngineInstance:
         health = await self._look(engine)
         if health.state != "ready":
             return health
-        owned = await is_ours(handle, self.variant, command, engine.endpoint, self._transport)
-        if owned is False:
-            raise _PortTaken(f"{engine.endpoint.address} is served by another program")
-        return health if owned else Health("starting", detail="not known yet whose server it is")
+        address = engine.endpoint.address
+        match await self._whose(handle, engine.endpoint, command):
+            case Whose.STRANGERS:
+                raise _PortTaken(f"{address} is served by another program")
+            case Whose.UNKNOWN:
+                return Health("starting", detail="not known yet whose server answers")
+            case Whose.UNPROVEN:
+                log.warning(
+                    "%s: nothing proves that the server at %s is the one that was started: its health "
+                    "has to do",
+                    self.variant.id,
+                    address,
+                )
+        return health
+
+    async def _whose(self, handle: EngineHandle, endpoint: Endpoint, command: Command) -> Whose:
+        return await whose_server(handle, self.variant, command, endpoint, self._transport)
 
     async def _look(self, engine: RunningEngine) -> Health:
         """One health check; a check that fails says that the engine is not ready yet."""

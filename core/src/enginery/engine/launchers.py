@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from enginery.engine.endpoints import endpoint_of_url, free_endpoint
-from enginery.engine.listeners import listener_is_ours
+from enginery.engine.endpoints import endpoint_of_url, free_endpoint, unix_endpoint
+from enginery.engine.listeners import listener_is_ours, socket_is_ours
 from enginery.engine.memory import LocalMemory, activity
 from enginery.engine.process import EngineProcess, ExitStatus
+from enginery.engine.sockets import SocketDirectory
 from enginery.values import Command, Endpoint, StopPlan, Variant
 
 __all__ = ["EngineHandle", "Launcher", "LocalLauncher"]
@@ -86,13 +87,19 @@ class LocalLauncher:
 
     Args:
         memory: what measures it; default: RAM and NVML.
+        sockets: where unix sockets are made; default: a directory of its own.
     """
 
-    def __init__(self, memory: LocalMemory | None = None) -> None:
+    def __init__(
+        self, memory: LocalMemory | None = None, sockets: SocketDirectory | None = None
+    ) -> None:
         self._memory = memory or LocalMemory()
+        self._sockets = sockets or SocketDirectory()
 
     async def reserve(self, variant: Variant) -> Endpoint:
-        """A free port on 127.0.0.1, or the place that the variant's ``url`` names."""
+        """A free port on 127.0.0.1, a unix socket, or the place that the variant's ``url`` names."""
+        if variant.listen == "unix":
+            return unix_endpoint(self._sockets.reserve(variant.id))
         fresh = free_endpoint()
         if variant.url is not None:
             return endpoint_of_url(variant.url, api_key=fresh.api_key)
@@ -101,7 +108,7 @@ class LocalLauncher:
     async def launch(
         self,
         command: Command,
-        endpoint: Endpoint,  # noqa: ARG002  # other launchers need it
+        endpoint: Endpoint,
         name: str,
         on_line: Callable[[str], None],
     ) -> EngineHandle:
@@ -117,18 +124,33 @@ class LocalLauncher:
             log_level=command.log_level,
             on_line=on_line,
         )
-        await process.start()
-        return _LocalHandle(process, self._memory)
+        try:
+            await process.start()
+        except BaseException:
+            self._release(endpoint)
+            raise
+        return _LocalHandle(process, self._memory, lambda: self._release(endpoint))
+
+    def _release(self, endpoint: Endpoint) -> None:
+        if endpoint.unix_path is not None:
+            self._sockets.release(endpoint.unix_path)
 
     async def free_memory(self) -> Mapping[str, int]:
         """RAM, and NVIDIA devices where their library is installed."""
         return self._memory.free()
 
+    def close(self) -> None:
+        """Remove what unix sockets needed, once the engines are gone. A manager closes the one it made."""
+        self._sockets.close()
+
 
 class _LocalHandle:
-    def __init__(self, process: EngineProcess, memory: LocalMemory) -> None:
+    def __init__(
+        self, process: EngineProcess, memory: LocalMemory, release: Callable[[], None]
+    ) -> None:
         self._process = process
         self._memory = memory
+        self._release = release
         self.pid = process.get_pid()
 
     async def exited(self) -> ExitStatus:
@@ -136,6 +158,7 @@ class _LocalHandle:
 
     async def gone(self) -> None:
         await self._process.wait_gone()
+        self._release()
 
     def log_tail(self, n: int = 20) -> list[str]:
         return self._process.log_tail(n)
@@ -150,8 +173,11 @@ class _LocalHandle:
     async def stop(self, plan: StopPlan) -> None:
         self._process.stop_plan = plan
         await self._process.stop(timeout=sum(wait for _, wait in plan.signals))
+        self._release()
 
     async def owns(self, endpoint: Endpoint) -> bool | None:
         if self.pid is None:
             return None
+        if endpoint.unix_path is not None:
+            return socket_is_ours(self.pid, endpoint.unix_path)
         return listener_is_ours(self.pid, endpoint.port)  # 0.1 ms: no thread

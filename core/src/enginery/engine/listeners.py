@@ -1,8 +1,10 @@
-"""Whose TCP listener is it: sockets to processes, as Linux knows them.
+"""Whose listener is it: sockets to processes, as Linux knows them.
 
 Knows: netlink's sock_diag, /proc. Does not know: engines. The kernel is asked for listeners on one
 port only (sock_diag(7)); reading /proc/net/tcp instead takes 12 ms where a thousand connections are in
-TIME_WAIT, and remains for where netlink is refused. Elsewhere than on Linux nothing can be told.
+TIME_WAIT, and remains for where netlink is refused. A unix socket's listener is asked directly:
+the kernel hands its pid to whoever connects (SO_PEERCRED, unix(7)). Elsewhere than on Linux nothing can
+be told.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from pathlib import Path
 
 from enginery.engine.guardian import descendants
 
-__all__ = ["listener_is_ours"]
+__all__ = ["listener_is_ours", "socket_is_ours"]
 
+_PEER = struct.Struct("=iII")  # ucred: pid, uid, gid
 _LISTEN = 10  # TCP_LISTEN, in the kernel's numbering
 _SOCK_DIAG, _DUMP, _DONE, _ERROR = 20, 0x301, 3, 2
 _NETLINK_SOCK_DIAG = 4
@@ -44,6 +47,27 @@ def listener_is_ours(pid: int, port: int) -> bool | None:
     if any(found):
         return True
     return None if None in found else False
+
+
+def socket_is_ours(pid: int, path: str) -> bool | None:
+    """True when process ``pid`` or a descendant listens on the unix socket ``path``, False when others do.
+
+    None when nobody listens yet, or this platform does not let us tell.
+    """
+    if not hasattr(socket, "SO_PEERCRED"):
+        return None
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # socket's own signature
+        try:
+            probe.connect(path)
+            peer = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        except OSError:  # no such file, nobody listens, or its queue is full
+            return None
+    listener: int = _PEER.unpack(peer)[0]
+    if listener == pid or listener in descendants(pid):
+        return True
+    # 0: of another pid namespace; gone: it handed the listener on, to whom is not known
+    return False if listener and Path(f"/proc/{listener}").exists() else None
 
 
 def _by_netlink(port: int) -> Iterator[int]:

@@ -16,6 +16,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+from enginery.engine.attached import AttachedInstance, AttachLauncher
 from enginery.engine.catalog import Catalog, ModelEntry
 from enginery.engine.client import EngineClient, PluginEngineClient, reply_budget
 from enginery.engine.clock import Clock, LoopClock
@@ -34,7 +35,7 @@ from enginery.errors import ConfigError, EngineLeaked, EngineryError, PluginErro
 from enginery.lifecycle import State
 from enginery.plugins import PluginRegistry
 from enginery.settings import Settings
-from enginery.values import Endpoint, EngineRequest, Health, Variant
+from enginery.values import Endpoint, EngineRequest, Health, Memory, Variant
 
 __all__ = ["EngineManager", "InstanceStatus", "Route"]
 
@@ -92,10 +93,15 @@ class EngineManager:
             ),
             self._traits,
         )
-        self._launcher = launchers[0] if launchers else LocalLauncher()
+        self._owned: LocalLauncher | None = None
+        if launchers:
+            self._launcher: Launcher = launchers[0]
+        else:
+            self._launcher = self._owned = LocalLauncher()
         self._clock = clock or LoopClock()
         self._transport = HttpTransport()
         self._hub = EventHub()
+        self._load_progress: dict[str, float | None] = {}
         self._preloading: set[asyncio.Task[None]] = set()
         self._dispatcher = Dispatcher(
             scheduler,
@@ -219,20 +225,27 @@ class EngineManager:
             ModelNotFound, ContextLengthExceeded, QueueFull, EngineBusy, EngineStartFailed,
             EngineTimeout, ShuttingDown: see each.
         """
-        return (await self.lease(self.route(request, model_name))).for_one()
+        route = self.route(request, self.catalog.resolve(model_name))
+        return (await self.lease(route)).for_one()
 
-    def route(self, request: EngineRequest, model_name: str) -> Route:
-        """Which variants may serve the request, the best first; nothing is waited for.
+    def route(
+        self, request: EngineRequest, entry: ModelEntry, able: tuple[Variant, ...] = ()
+    ) -> Route:
+        """Which variants of ``entry`` may serve the request, the best first; nothing is waited for.
+
+        Args:
+            able: those of its variants that come into question; none means all.
 
         Raises:
-            ModelNotFound: an unknown name.
             ContextLengthExceeded: it fits none.
         """
-        entry = self.catalog.resolve(model_name)
-        hooks = self.registry.hooks(entry.variants[0].engine_type)
-        estimate = hooks.estimate_tokens(request, entry.variants[0])
+        able = able or entry.variants
+        if len(able) == 1 and able[0].context_length is None:
+            return Route(entry, able)
+        hooks = self.registry.hooks(able[0].engine_type)
+        estimate = hooks.estimate_tokens(request, able[0])
         budget = reply_budget(request.body, entry.limits.default_reply_tokens)
-        return Route(entry, candidates(entry.variants, estimate, budget))
+        return Route(entry, candidates(able, estimate, budget))
 
     def try_lease(self, route: Route) -> Lease | None:
         """A lease in this very call, where a fitting engine is ready and has room; else None."""
@@ -277,6 +290,10 @@ class EngineManager:
             for view in dispatcher.scheduler.instances()
         ]
 
+    def load_progress(self, variant_id: str) -> float | None:
+        """How much of its load a starting engine has behind it, 0 to 1, where it says so."""
+        return self._load_progress.get(variant_id)
+
     def log_tail(self, model: str, n: int = 100) -> list[str]:
         """The last lines that the model's latest engine printed."""
         for variant in self.catalog.resolve(model).variants:
@@ -305,6 +322,8 @@ class EngineManager:
             await asyncio.wait(self._preloading)
         self._hub.close()
         await self._transport.close()
+        if self._owned is not None:
+            self._owned.close()
         if left:
             rows = [status_row(v, self._dispatcher.instances.get(v.variant.id), 0.0) for v in left]
             names = ", ".join(f"{row.id} (pid {row.pid}, {row.state})" for row in rows)
@@ -334,6 +353,8 @@ class EngineManager:
 
     def _traits(self, variant: Variant) -> Traits:
         """How the scheduler is to treat a variant: from its model's settings and its plugin."""
+        if variant.attached:
+            return Traits(memory=Memory({}), attached=True)
         limits = self.catalog.resolve(variant.model).limits
         hooks = self.registry.hooks(variant.engine_type)
         try:
@@ -369,11 +390,12 @@ class EngineManager:
         self, variant: Variant, generation: int, report: Callable[[Event], None]
     ) -> EngineInstance:
         limits = self.catalog.resolve(variant.model).limits
-        return EngineInstance(
+        kind = AttachedInstance if variant.attached else EngineInstance
+        return kind(
             variant,
             generation,
             self.registry.hooks(variant.engine_type),
-            self._launcher,
+            AttachLauncher() if variant.attached else self._launcher,
             transport=self._transport,
             clock=self._clock,
             limits=LoadLimits(limits.load_stall, limits.load_cap, limits.stop_timeout),
@@ -387,6 +409,10 @@ class EngineManager:
         variant = instance.variant
 
         async def acquire() -> Lease:
+            if variant.attached:  # that loads nothing, and one out of reach is looked at again
+                return await self._lease(
+                    (variant,), self.catalog.resolve(variant.model), asked=False
+                )
             return self._dispatcher.lease_now(variant)
 
         def current() -> Endpoint | None:
@@ -402,11 +428,12 @@ class EngineManager:
             pid=instance.pid,
             health_path=instance.command.health_path,
             reply_tokens=self.catalog.resolve(variant.model).limits.default_reply_tokens,
-            current=current,
+            current=None if variant.attached else current,
             failure=lambda: self._dispatcher.failure(variant),
         )
 
     def _progress(self, variant: Variant, health: Health) -> None:
+        self._load_progress[variant.id] = health.progress
         self._hub.publish(
             "load.progress",
             variant.model,

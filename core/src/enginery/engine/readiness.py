@@ -15,7 +15,7 @@ from enginery.engine.clock import Clock
 from enginery.errors import EngineStartFailed, EngineTimeout
 from enginery.values import Health
 
-__all__ = ["next_look", "wait_until_ready"]
+__all__ = ["next_look", "pause", "wait_until_ready"]
 
 SHORTEST, LONGEST, FRACTION = 0.002, 0.25, 0.02
 
@@ -76,11 +76,11 @@ async def wait_until_ready(
             raise EngineTimeout(
                 f"not ready after {cap:g} s (load_cap); last health: {health.detail or health.state}"
             )
-        await _pause(next_look(now - began), clock, hint)
+        await pause(next_look(now - began), clock, hint)
 
 
-async def _pause(seconds: float, clock: Clock, hint: asyncio.Event) -> None:
-    """Sleep, but wake for a hint."""
+async def pause(seconds: float, clock: Clock, hint: asyncio.Event) -> None:
+    """Sleep for ``seconds``, but wake for a hint."""
     sleep = asyncio.ensure_future(clock.sleep(seconds))
     wake = asyncio.ensure_future(hint.wait())
     try:

@@ -206,17 +206,12 @@ class EngineScheduler:
         one = self._roster.instances.get(getattr(event, "instance", ""))
         if one is None or one.generation != getattr(event, "generation", None):
             return
+        if one.traits.attached:
+            self._seen(event, one, now)
         match event, one.state:
             case Ready(), State.STARTING:
                 one.load_s = now - one.swap_began
                 self._roster.move(one, Trigger.READY, now)
-            case Ready(), State.UNREACHABLE:
-                self._roster.found(one, now)
-            case Ready(), State.READY:
-                one.probing = False
-            case Lost(error=error), State.STARTING | State.READY | State.UNREACHABLE:
-                self._roster.lost(one, error, now)
-                self._turn_away(one, error)
             case Woke(), State.WAKING:
                 self._roster.move(one, Trigger.WOKE, now)
             case Slept(), State.GOING_TO_SLEEP:
@@ -244,11 +239,22 @@ class EngineScheduler:
                 self._turn_away(one, error)
                 self._roster.evict_all(one, error)
                 self._roster.finish_unload(one, error)
-            case Unhealthy(), State.READY if one.traits.attached:
-                error = EngineUnreachable(f"{one.variant.id} fails its health check", retry_after=1.0)
-                self._roster.lost(one, error, now)
-            case Unhealthy(), State.READY if not one.leases:
+            case Unhealthy(), State.READY if not one.leases and not one.traits.attached:
                 self._roster.drain(one, now, "unhealthy")
+
+    def _seen(self, event: Event, one: Instance, now: float) -> None:
+        """What a look at an attached one found."""
+        match event, one.state:
+            case Ready(), State.UNREACHABLE:
+                self._roster.found(one, now)
+            case Ready(), State.READY:
+                one.probing = False
+            case Lost(error=error), State.STARTING | State.READY | State.UNREACHABLE:
+                self._roster.lost(one, error, now)
+                self._turn_away(one, error)
+            case Unhealthy(), State.READY:
+                why = f"{one.variant.id} fails its health check"
+                self._roster.lost(one, EngineUnreachable(why, retry_after=1.0), now)
 
     def _unload(self, event: UnloadAsked, now: float) -> None:
         waits = False

@@ -27,7 +27,7 @@ class InstanceStatus:
         state: one of `enginery.lifecycle.State`.
         reason: why it is in this state, where there is a reason.
         pid: the engine's process, while there is one.
-        address: ``host:port``, while there is one.
+        address: ``host:port`` or the path of a unix socket, while there is one.
         in_flight: open leases.
         queued: requests that wait for it.
         memory: bytes per device that it holds, where that is known.
@@ -63,7 +63,8 @@ class InstanceStatus:
 def status_row(view: InstanceView, instance: EngineInstance | None, now: float) -> InstanceStatus:
     """The row for one instance at time ``now``."""
     resident = STATES[view.state].resident
-    endpoint = instance.endpoint if instance is not None and resident else None
+    there = resident or view.state is State.UNREACHABLE
+    endpoint = instance.endpoint if instance is not None and there else None
     rests = view.state in {State.READY, State.ASLEEP} and not view.in_flight
     idle_s = now - view.idle_since if rests else None
     ttl_left = None if idle_s is None or view.ttl is None else max(0.0, view.ttl - idle_s)
@@ -75,7 +76,7 @@ def status_row(view: InstanceView, instance: EngineInstance | None, now: float) 
         state=str(view.state),
         reason=view.reason,
         pid=instance.pid if instance is not None and resident else None,
-        address=None if endpoint is None else f"{endpoint.host}:{endpoint.port}",
+        address=None if endpoint is None else endpoint.address,
         in_flight=view.in_flight,
         queued=view.queued,
         memory=view.memory,

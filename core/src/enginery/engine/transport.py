@@ -18,10 +18,19 @@ __all__ = ["HttpTransport", "auth_headers", "open_session"]
 DEFAULT_TIMEOUT = 10.0
 
 
-def open_session() -> aiohttp.ClientSession:
-    """A session for engines: no connection limit, no total timeout, no environment proxies."""
+def open_session(unix_path: str | None = None) -> aiohttp.ClientSession:
+    """A session for engines: no connection limit, no total timeout, no environment proxies.
+
+    Args:
+        unix_path: what it connects to, whatever the URL; None: what the URL names.
+    """
+    connector: aiohttp.BaseConnector
+    if unix_path is None:
+        connector = aiohttp.TCPConnector(limit=0, force_close=False)
+    else:
+        connector = aiohttp.UnixConnector(unix_path, limit=0, force_close=False)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, force_close=False),
+        connector=connector,
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0),
         auto_decompress=False,
     )
@@ -33,10 +42,10 @@ def auth_headers(endpoint: Endpoint) -> dict[str, str]:
 
 
 class HttpTransport:
-    """Small requests over one shared session; hands out a `Transport` for each endpoint."""
+    """Small requests over a shared session, and one for each unix socket; hands out a `Transport`."""
 
     def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[str | None, aiohttp.ClientSession] = {}
         self._closed = False
 
     def to(self, endpoint: Endpoint) -> Transport:
@@ -65,13 +74,14 @@ class HttpTransport:
         """
         if self._closed:
             raise EngineUnreachable(f"{endpoint.base_url}: the client is closed")
-        if self._session is None or self._session.closed:
-            self._session = open_session()
+        session = self._sessions.get(endpoint.unix_path)
+        if session is None or session.closed:
+            session = self._sessions[endpoint.unix_path] = open_session(endpoint.unix_path)
         limit = aiohttp.ClientTimeout(total=timeout or DEFAULT_TIMEOUT)
         try:
-            async with self._session.request(
+            async with session.request(
                 method,
-                endpoint.base_url + path,
+                endpoint.request_url + path,
                 json=body,
                 headers=auth_headers(endpoint),
                 timeout=limit,
@@ -87,5 +97,5 @@ class HttpTransport:
     async def close(self) -> None:
         """Close every connection, for good."""
         self._closed = True
-        if self._session is not None:
-            await self._session.close()
+        for session in self._sessions.values():
+            await session.close()

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import re
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
+
+from enginery.values import Endpoint
 
 __all__ = [
     "EngineURL",
@@ -143,13 +144,9 @@ def _no_bool(value: Any) -> Any:
 
 def _check_url(value: str) -> str:
     try:
-        parts = urlsplit(value)
-        more = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
-        fine = parts.scheme == "http" and bool(parts.hostname) and parts.port != 0 and not more
+        Endpoint.from_url(value)
     except ValueError:
-        fine = False
-    if not fine:
-        raise ValueError("needs an address of the form http://127.0.0.1:8081")
+        raise ValueError("needs an address of the form http://127.0.0.1:8081") from None
     return value.rstrip("/")
 
 

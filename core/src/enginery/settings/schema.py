@@ -16,6 +16,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     PrivateAttr,
+    SecretStr,
     ValidationError,
     field_validator,
     model_validator,
@@ -91,6 +92,11 @@ class Defaults(Section):
     default_reply_tokens: WholeNumber = Field(
         512, ge=1, description="Tokens set aside for the reply of a request that sets no maximum."
     )
+    listen: Literal["tcp", "unix"] = Field(
+        "tcp",
+        description="What engines listen on: a port of 127.0.0.1, or a unix socket that only this "
+        "user can reach, where the engine offers that.",
+    )
     priority: WholeNumber = Field(
         0, description="Of waiting requests, those of a model with a larger number go first."
     )
@@ -146,7 +152,7 @@ class VariantSettings(Section):
     args: tuple[Text, ...] = Field(
         (),
         description="With `binary`: all arguments; without: added to those of the engine's plugin. "
-        "{host}, {port} and {model} are filled in.",
+        "{host}, {port} and {model} are filled in, with `listen: unix` also {socket}.",
     )
     env: Annotated[dict[EnvironmentName, Text], BeforeValidator(empty_if_null)] = Field(
         default_factory=dict, description="Added to the engine's environment."
@@ -155,7 +161,22 @@ class VariantSettings(Section):
         None, min_length=1, description="The engine's working directory; absent: the manager's."
     )
     url: EngineURL | None = Field(
-        None, description="With `binary`: the address at which the started engine answers."
+        None,
+        description="Alone: a server that runs already, `https` and a path before its routes allowed; "
+        "it is never started, stopped or swapped. With `binary`: where the started engine answers.",
+    )
+    api_key: Annotated[SecretStr, Field(min_length=1)] | None = Field(
+        None,
+        description="With `url` alone: the key that its server wants; best written as `${env.NAME}`.",
+    )
+    upstream_model: Text | None = Field(
+        None,
+        min_length=1,
+        description="What the engine calls the model: replaces `model` in requests. Absent: the "
+        "name that clients use.",
+    )
+    listen: Literal["tcp", "unix"] | None = Field(
+        None, description="Overrides `defaults.listen` for this variant."
     )
     features: frozenset[Feature] | None = Field(
         None, description="What the model can do; absent: unknown, nothing is refused."

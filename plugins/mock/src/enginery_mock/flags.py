@@ -26,6 +26,7 @@ class ServerConfig:
 
     host: str = "127.0.0.1"
     port: int = 8081
+    uds: str | None = None
     model: str = "mock"
     slots: int = 1
     context_length: int = 8192
@@ -85,6 +86,7 @@ def parse(argv: Sequence[str] | None = None, env: Mapping[str, str] | None = Non
 
     flag("host", str, "address to listen on")
     flag("port", _at_least(0), "port to listen on; 0 takes a free one and prints it")
+    flag("uds", str, "unix socket to listen on instead, which must not exist yet")
     flag("model", str, "name of the model")
     flag("slots", _at_least(1), "requests worked on at once")
     flag("context-length", _at_least(2), "tokens per request, prompt and reply together")

@@ -159,7 +159,10 @@ class MockPlugin:
 
 
 def _flags(variant: Variant, endpoint: Endpoint) -> Iterator[str]:
-    yield from ("--host", endpoint.host, "--port", str(endpoint.port))
+    if endpoint.unix_path is not None:
+        yield from ("--uds", endpoint.unix_path)
+    else:
+        yield from ("--host", endpoint.host, "--port", str(endpoint.port))
     yield from ("--model", variant.model, "--slots", str(variant.parallel))
     if variant.context_length is not None:
         yield from ("--context-length", str(variant.context_length))

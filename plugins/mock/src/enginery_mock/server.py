@@ -58,17 +58,19 @@ async def serve(config: ServerConfig) -> int:
         listener = _listen(config)
         await web.SockSite(runner, listener).start()
     except OSError as error:
-        complain(f"cannot listen on {config.host}:{config.port}: {error.strerror}")
+        where = config.uds or f"{config.host}:{config.port}"
+        complain(f"cannot listen on {where}: {error.strerror}")
         await runner.cleanup()
         return 1
-    url = Endpoint(config.host, runner.addresses[0][1]).base_url
+    port = 0 if config.uds else listener.getsockname()[1]
+    at = Endpoint(config.host, port, unix_path=config.uds)
     if config.memory is not None:
         ledger.hold(config.memory)
-    say(f"listening on {url}")
+    say(f"listening on {at.base_url}")
     if config.flood_log is not None:
         flood_log(config.flood_log)
     try:
-        return await _until_stopped(config, mock, url, stopping)
+        return await _until_stopped(config, mock, at, stopping)
     finally:
         if config.hold_port:
             hold_port(listener, config.hold_port)
@@ -76,7 +78,7 @@ async def serve(config: ServerConfig) -> int:
 
 
 async def _until_stopped(
-    config: ServerConfig, mock: MockApp, url: str, stopping: asyncio.Event
+    config: ServerConfig, mock: MockApp, at: Endpoint, stopping: asyncio.Event
 ) -> int:
     """Load, then serve. A signal ends it in either phase."""
     stopped = asyncio.create_task(stopping.wait())
@@ -92,7 +94,7 @@ async def _until_stopped(
     mock.ready = True
     slots = "1 slot" if config.slots == 1 else f"{config.slots} slots"
     say(f"ready: model {config.model!r}, {slots}, context of {config.context_length} tokens")
-    say(f"try: {_curl(config, url)}")
+    say(f"try: {_curl(config, at)}")
     await stopped
     return 0
 
@@ -108,7 +110,11 @@ async def _load(config: ServerConfig) -> None:
 
 
 def _listen(config: ServerConfig) -> socket.socket:
-    """A socket of our own, so that it can be handed on."""
+    """A socket of our own, so that it can be handed on. As with most engines, a unix socket's file stays."""
+    if config.uds is not None:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(config.uds)
+        return listener
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     return socket.create_server((config.host, config.port), family=family, backlog=128)
 
@@ -128,9 +134,16 @@ def _stopping(config: ServerConfig) -> asyncio.Event:
     return stopping
 
 
-def _curl(config: ServerConfig, url: str) -> str:
+def _curl(config: ServerConfig, at: Endpoint) -> str:
     body = {"model": config.model, "messages": [{"role": "user", "content": "Hello"}]}
-    words = ["curl", f"{url}/v1/chat/completions", "-H", "Content-Type: application/json"]
+    words = [
+        "curl",
+        f"{at.request_url}/v1/chat/completions",
+        "-H",
+        "Content-Type: application/json",
+    ]
+    if at.unix_path is not None:
+        words[1:1] = ["--unix-socket", at.unix_path]
     line = shlex.join([*words, "-d", json.dumps(body)])
     return line if config.api_key is None else f'{line} -H "x-api-key: ${API_KEY_VARIABLE}"'
 
