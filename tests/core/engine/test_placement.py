@@ -37,17 +37,19 @@ def total(sizes: list[dict[str, int]]) -> dict[str, int]:
     }
 
 
-def within(sizes: list[dict[str, int]], budget: dict[str, int]) -> bool:
-    return all(count <= budget.get(device, count) for device, count in total(sizes).items())
+def within(sizes: list[dict[str, int]], budget: dict[str, int], need: dict[str, int]) -> bool:
+    """On each device that ``need`` takes something of."""
+    sums = total(sizes)
+    return all(sums[device] <= budget.get(device, sums[device]) for device in need if need[device])
 
 
 @given(SIZES, machines(), BUDGETS)
-def test_what_fits_is_within_the_budget_on_every_device(need, residents, budget):
+def test_what_fits_is_within_the_budget_on_every_device_that_it_uses(need, residents, budget):
     found = place(need, residents, budget)
     if found.fits:
         assert (found.stop, found.sleep, found.impossible) == ((), (), "")
         assert all(one.memory is not None for one in residents)
-        assert within([need, *(one.memory for one in residents)], budget)
+        assert within([need, *(one.memory for one in residents)], budget, need)
 
 
 @given(SIZES, machines(), BUDGETS)
@@ -107,6 +109,16 @@ def test_what_was_promised_to_an_earlier_one_is_not_given_away():
     assert not place({"gpu0": 5}, [], {"gpu0": 8}, [{"gpu0": 4}]).fits
     assert place({"gpu0": 4}, [], {"gpu0": 8}, [{"gpu0": 4}]).fits
     assert not place({"gpu0": 1}, [], {"gpu0": 8}, [None]).fits
+
+
+def test_what_is_short_on_another_device_is_in_nobodys_way():
+    budget = {"gpu0": 8, "gpu1": 8}
+    crowded = [Resident("a", {"gpu0": 8}, busy=True), Resident("b", {"gpu0": 8}, pinned=True)]
+    assert place({"gpu1": 8}, crowded, budget, [{"gpu0": 5}]).fits
+    one = Resident("sleepy", {"gpu1": 6}, asleep_memory={"ram": 6})
+    need = {"gpu1": 4}
+    assert place(need, [one], {**budget, "ram": 6}).sleep == ("sleepy",)
+    assert place(need, [one], {**budget, "ram": 5}).stop == ("sleepy",), "its nap has no room"
 
 
 def test_a_device_without_a_budget_is_not_limited():

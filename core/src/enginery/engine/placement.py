@@ -94,13 +94,15 @@ def place(
     for one in residents:
         if one.leaked and (one.memory is None or _meet(one.memory, need)):
             return Placement(impossible=_undead(one))
+    # what is short elsewhere is others' affair: they wait for it, and this one does not wait for them
+    touched = _devices(need)
     fixed = [one.memory for one in residents if one.pinned or one.leaked]
-    if not _fits([need, *fixed], budget):
+    if not _fits([need, *fixed], budget, touched):
         names = ", ".join(one.id for one in residents if one.pinned or one.leaked)
         return Placement(impossible=f"it does not fit beside {names}, which never make room")
-    if _fits([need, *promised, *(one.memory for one in residents)], budget):
+    if _fits([need, *promised, *(one.memory for one in residents)], budget, touched):
         return Placement(fits=True)
-    return _evict([need, *promised], residents, budget)
+    return _evict([need, *promised], residents, budget, touched)
 
 
 def _alone(
@@ -120,7 +122,10 @@ def _alone(
 
 
 def _evict(
-    wanted: Sequence[Bytes | None], residents: Sequence[Resident], budget: Bytes
+    wanted: Sequence[Bytes | None],
+    residents: Sequence[Resident],
+    budget: Bytes,
+    touched: frozenset[str],
 ) -> Placement:
     staying = [one for one in residents if not one.leaving]
     candidates = sorted(
@@ -129,18 +134,19 @@ def _evict(
     )
     victims: list[Resident] = []
     for one in candidates:
-        if _fits([*wanted, *_left(staying, victims)], budget):
+        if _fits([*wanted, *_left(staying, victims)], budget, touched):
             break
         victims.append(one)
     for one in reversed(victims[:]):  # the dearest first: perhaps the others are enough
         fewer = [victim for victim in victims if victim is not one]
-        if _fits([*wanted, *_left(staying, fewer)], budget):
+        if _fits([*wanted, *_left(staying, fewer)], budget, touched):
             victims = fewer
     asleep: list[Resident] = []
     for one in victims:
         if one.asleep_memory is not None:
             naps = [other.asleep_memory for other in (*asleep, one)]
-            if _fits([*wanted, *_left(staying, victims), *naps], budget):
+            moved = touched.union(*map(_devices, naps))  # a nap may take what being awake did not
+            if _fits([*wanted, *_left(staying, victims), *naps], budget, moved):
                 asleep.append(one)
     return Placement(
         stop=tuple(one.id for one in victims if one not in asleep),
@@ -152,15 +158,21 @@ def _left(staying: Sequence[Resident], victims: Sequence[Resident]) -> list[Byte
     return [one.memory for one in staying if one not in victims]
 
 
-def _fits(sizes: Iterable[Bytes | None], budget: Bytes) -> bool:
-    """True when all are known and their sum is within the budget on every device."""
+def _devices(size: Bytes | None) -> frozenset[str]:
+    return frozenset(device for device, count in (size or {}).items() if count)
+
+
+def _fits(sizes: Iterable[Bytes | None], budget: Bytes, devices: frozenset[str]) -> bool:
+    """True when all are known and their sum is within the budget on each of ``devices``."""
     total: dict[str, int] = {}
     for size in sizes:
         if size is None:
             return False
         for device, count in size.items():
             total[device] = total.get(device, 0) + count
-    return all(count <= budget.get(device, count) for device, count in total.items())
+    return all(
+        total[device] <= budget.get(device, total[device]) for device in devices & total.keys()
+    )
 
 
 def _undead(one: Resident) -> str:
