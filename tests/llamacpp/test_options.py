@@ -28,6 +28,7 @@ def test_a_model_to_download_counts_as_a_model() -> None:
         {"gpu_layers": "many"},
         {"threads": 0},
         {"extra_args": "-fa on"},
+        {"embedding": True, "reranking": True},
     ],
 )
 def test_a_wrong_option_is_an_error(options) -> None:

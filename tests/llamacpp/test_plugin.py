@@ -17,7 +17,7 @@ from enginery import (
     Variant,
 )
 from enginery_llamacpp import LlamaCppPlugin
-from enginery_llamacpp.validation import CHAT, EMBEDDINGS
+from enginery_llamacpp.validation import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES
 
 USER = {"role": "user", "content": "hi"}
 
@@ -51,6 +51,8 @@ def test_what_the_plugin_says_of_a_variant() -> None:
     assert EMBEDDINGS in routes(embedding=True)
     assert "/v1/rerank" in routes(reranking=True)
     assert {CHAT, EMBEDDINGS} <= routes(frozenset({"chat", "embeddings"}), embedding=True)
+    assert {CHAT, COMPLETIONS} <= routes(frozenset({"chat", "tools"}))
+    assert routes(frozenset({"completions"})) & {CHAT, COMPLETIONS, MESSAGES} == {COMPLETIONS}
 
 
 def test_an_ignored_field_is_removed_and_logged_once(caplog) -> None:

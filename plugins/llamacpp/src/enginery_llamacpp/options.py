@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = ["MODEL_FLAGS", "LlamaCppOptions", "options_of"]
 
@@ -65,6 +65,12 @@ class LlamaCppOptions(BaseModel):
         default=False,
         description="Serve `/v1/rerank` (`--reranking`), for models with a ranking head.",
     )
+    fold_replies: bool = Field(
+        default=True,
+        description="Ask llama.cpp for a stream where a client wants one whole reply, and put that "
+        "together: it notices that a client has left only while it streams, and would go on to the "
+        "end of the reply. `false` saves the gateway that work.",
+    )
     extra_args: tuple[str, ...] = Field(
         default=(),
         description="More flags for `llama-server`, one word each, put last so that they win.",
@@ -82,6 +88,13 @@ class LlamaCppOptions(BaseModel):
             if word in _CHOSEN_ELSEWHERE:
                 raise ValueError(f"{word} does not belong here: {_CHOSEN_ELSEWHERE[word]}")
         return value
+
+    @model_validator(mode="after")
+    def _one_kind_of_vectors(self) -> Self:
+        # llama.cpp takes both flags, pools for ranking, and answers /v1/embeddings with zeros
+        if self.embedding and self.reranking:
+            raise ValueError("embedding and reranking exclude each other: make two variants")
+        return self
 
     @property
     def names_model(self) -> bool:

@@ -18,6 +18,7 @@ from enginery import (
     Endpoint,
     EngineRequest,
     EngineryError,
+    ResponseTransform,
     RunningEngine,
     TokenEstimate,
     Variant,
@@ -28,6 +29,7 @@ from enginery_llamacpp.command import build_command
 from enginery_llamacpp.errors import parse_error
 from enginery_llamacpp.options import LlamaCppOptions, options_of
 from enginery_llamacpp.requests import adapt
+from enginery_llamacpp.streams import prefers_stream, summed_usage
 from enginery_llamacpp.tokens import count_tokens, estimate_tokens
 from enginery_llamacpp.validation import validate
 
@@ -37,14 +39,16 @@ API_VERSION = (1, 0)
 
 log = logging.getLogger("enginery.llamacpp")
 
-_GENERATION = (
+_CHAT = (
     "/v1/chat/completions",
-    "/v1/completions",
+    "/v1/chat/completions/input_tokens",
     "/v1/responses",
+    "/v1/responses/input_tokens",
     "/v1/messages",
     "/v1/messages/count_tokens",
-    "/infill",
+    "/apply-template",
 )
+_COMPLETION = ("/v1/completions", "/infill")
 _ALWAYS = ("/tokenize", "/detokenize", "/v1/models")
 
 DEMO_MODEL = Path(__file__).with_name("data") / "micro-pydoc.gguf"
@@ -71,12 +75,18 @@ class LlamaCppPlugin:
 
     @hookimpl
     def get_supported_endpoints(self, variant: Variant) -> Sequence[str]:
-        """By options; a model that embeds and chats says so with ``features: [chat, embeddings]``."""
-        options = options_of(variant.options)
+        """By options and features.
+
+        A model that embeds and chats says so with ``features: [chat, embeddings]``; one without a
+        chat template had better say ``features: [completions]``, for llama.cpp takes ChatML then.
+        """
+        options, features = options_of(variant.options), variant.features or frozenset()
         special = options.embedding or options.reranking
-        chats = not special or not {"chat", "completions"}.isdisjoint(variant.features or ())
+        generates = not special or not features.isdisjoint({"chat", "completions"})
+        chats = generates and ("chat" in features or "completions" not in features)
         return (
-            *(_GENERATION if chats else ()),
+            *(_CHAT if chats else ()),
+            *(_COMPLETION if generates else ()),
             *(("/v1/embeddings",) if options.embedding else ()),
             *(("/v1/rerank",) if options.reranking else ()),
             *_ALWAYS,
@@ -97,6 +107,16 @@ class LlamaCppPlugin:
                 self._warned.add(field)
                 log.warning("llama.cpp ignores %r (in %s): removed", field, request.path)
         return body
+
+    @hookimpl
+    def transform_response(self, request: EngineRequest) -> ResponseTransform | None:
+        """Adds up the usage of several choices; every other reply is relayed as it comes."""
+        return summed_usage(request)
+
+    @hookimpl
+    def prefers_stream(self, request: EngineRequest, variant: Variant) -> bool:
+        """True for chats, completions, responses and messages: see `streams`."""
+        return prefers_stream(request, variant)
 
     @hookimpl
     def parse_error(self, status: int, body: bytes) -> EngineryError | None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from enginery import EngineRequest
 from enginery_llamacpp.validation import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES
 
-__all__ = ["IGNORED_FIELDS", "Adapted", "adapt"]
+__all__ = ["IGNORED_FIELDS", "Adapted", "adapt", "ends_with_assistant"]
 
 _OPENAI_BOOKKEEPING = frozenset(
     {"metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"}
@@ -21,7 +21,7 @@ _OPENAI_BOOKKEEPING = frozenset(
 
 IGNORED_FIELDS: Mapping[str, frozenset[str]] = {
     CHAT: _OPENAI_BOOKKEEPING
-    | {"best_of", "echo", "modalities", "prediction", "suffix", "verbosity", "web_search_options"},
+    | {"best_of", "modalities", "prediction", "suffix", "verbosity", "web_search_options"},
     COMPLETIONS: frozenset({"best_of", "metadata", "service_tier", "store", "tools", "user"}),
     EMBEDDINGS: frozenset({"dimensions", "user"}),
     MESSAGES: frozenset({"metadata", "service_tier"}),
@@ -45,10 +45,20 @@ def adapt(request: EngineRequest) -> Adapted:
         return Adapted(None, ())
     ignored = tuple(sorted(name for name in names & body.keys() if body[name] is not None))
     changes = _forced_tool(request.path, body) | _text_format(request.path, body)
+    if request.path == CHAT and not request.stream and ends_with_assistant(body):
+        # whole replies repeat that message anyway, and one that is folded from a stream only so
+        changes["echo"] = True
     if not ignored and not changes:
         return Adapted(None, ())
     kept = {name: value for name, value in body.items() if name not in ignored}
     return Adapted({**kept, **changes}, ignored)
+
+
+def ends_with_assistant(body: Mapping[str, Any]) -> bool:
+    """True when the reply goes on from words that the client put into the assistant's mouth."""
+    messages = body.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return isinstance(last, dict) and last.get("role") == "assistant" and bool(last.get("content"))
 
 
 def _forced_tool(path: str, body: Mapping[str, Any]) -> dict[str, Any]:

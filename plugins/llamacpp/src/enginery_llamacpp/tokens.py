@@ -26,7 +26,7 @@ from enginery_llamacpp.validation import (
     validate,
 )
 
-__all__ = ["SPECIAL_TOKENS", "count_tokens", "estimate_tokens"]
+__all__ = ["SPECIAL_TOKENS", "count_tokens", "estimate_tokens", "split_prompts"]
 
 SPECIAL_TOKENS = 3
 
@@ -93,7 +93,7 @@ async def count_tokens(request: EngineRequest, engine: RunningEngine) -> int | N
     if request.path not in {COMPLETIONS, EMBEDDINGS}:
         return None
     longest = 0
-    for prompt in _prompts(body.get("prompt" if request.path == COMPLETIONS else "input")):
+    for prompt in split_prompts(body.get("prompt" if request.path == COMPLETIONS else "input")):
         count = await _count_prompt(prompt, engine)
         if count is None:
             return None
@@ -120,7 +120,7 @@ def _number(reply: EngineReply, field: str) -> int | None:
 # -- prompts of completions and embeddings -----------------------------------------------------
 
 
-def _prompts(value: Any) -> list[Any]:
+def split_prompts(value: Any) -> list[Any]:
     """The prompts in a ``prompt`` or ``input`` field, as llama.cpp splits them.
 
     A list that holds a number is one prompt, of tokens or of text and tokens mixed.
@@ -132,7 +132,7 @@ def _prompts(value: Any) -> list[Any]:
 
 def _longest(value: Any) -> TokenEstimate:
     low, high = 0, 0
-    for prompt in _prompts(value):
+    for prompt in split_prompts(value):
         if isinstance(prompt, list) and all(isinstance(item, int) for item in prompt):
             low = max(low, len(prompt))
             high = max(high, len(prompt) + SPECIAL_TOKENS)
