@@ -34,7 +34,7 @@ Foreign errors (aiohttp, OSError) are translated where they enter: `engine.trans
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Literal, Self
 
 __all__ = [
     "AccessDenied",
@@ -76,11 +76,14 @@ class EngineryError(Exception):
         param: the request field or setting at fault, where there is one.
         code: overrides the class's code (`AccessDenied` has three).
         retry_after: seconds after which trying again makes sense; None says nothing.
+
+    ``source`` is who answers: ``"engine"`` where an engine's own refusal is passed on.
     """
 
     status: int = 500
     code: str = "internal_error"
     type: str = "server_error"
+    source: Literal["gateway", "engine"] = "gateway"
 
     def __init__(
         self,
@@ -261,9 +264,14 @@ class EngineStartFailed(EngineError):
 
 
 class EngineCrashed(EngineError):
-    """The engine ended by itself while it was serving."""
+    """The engine ended by itself while it was serving.
+
+    ``exit_code`` and ``signal`` say how, where that is known; they do not travel.
+    """
 
     code = "engine_crashed"
+    exit_code: int | None = None
+    signal: int | None = None
 
 
 class BadEngineReply(EngineError):

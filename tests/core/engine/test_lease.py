@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
-from enginery.engine.client import EngineClient
+from enginery.engine.client import PluginEngineClient
+from enginery.engine.instance import EngineInstance
 from enginery.engine.lease import Lease
 from enginery.engine.seam import Grant, Outcome, QueuedRequest
 from enginery.errors import EngineEvicted, EngineryError
-from enginery.values import Variant
+from enginery.values import Endpoint, Variant
 
 REQUEST = QueuedRequest(7, (Variant("m"),), arrived=1.0, deadline=2.0)
 GRANT = Grant(REQUEST, 3, "m/default", 2, queue_s=0.5, swap_s=1.5)
+ENDPOINT = Endpoint("127.0.0.1", 1)
 EVICTED = EngineEvicted("made room for another")
 
 
@@ -24,14 +27,24 @@ def ends() -> list[Outcome]:
 
 @pytest.fixture
 def lease(ends) -> Lease:
-    client = cast("EngineClient", object())
-    return Lease(GRANT, client, lambda _, outcome: ends.append(outcome))
+    instance = SimpleNamespace(variant=REQUEST.candidates[0], hooks=None, endpoint=ENDPOINT)
+    return Lease(
+        GRANT,
+        cast("EngineInstance", instance),
+        lambda of: cast("PluginEngineClient", ("client", of)),
+        lambda _, outcome: ends.append(outcome),
+    )
 
 
 def test_a_lease_carries_what_was_granted(lease) -> None:
     assert (lease.id, lease.instance, lease.generation) == (3, "m/default", 2)
     assert (lease.queue_s, lease.swap_s) == (0.5, 1.5)
     assert not lease.released
+    assert lease.endpoint is ENDPOINT
+
+
+def test_a_client_is_made_once_and_only_when_it_is_wanted(lease) -> None:
+    assert lease.client is lease.client
 
 
 def test_a_lease_is_released_once(lease, ends) -> None:

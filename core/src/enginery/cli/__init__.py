@@ -14,6 +14,7 @@ from enginery.cli.demo import demo
 from enginery.cli.doctor import doctor
 from enginery.cli.plugins import plugins
 from enginery.cli.run import run
+from enginery.cli.serve import serve
 
 __all__ = ["cli", "main"]
 
@@ -29,6 +30,7 @@ cli.add_command(demo)
 cli.add_command(doctor)
 cli.add_command(plugins)
 cli.add_command(run)
+cli.add_command(serve)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -52,6 +52,9 @@ class Limits:
     sleep_after: float
     sleep_level: int
     default_reply_tokens: int
+    first_byte: float
+    stall: float
+    on_disconnect: Literal["cancel", "drain"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,12 @@ granted. The scheduler counts it as in flight from the grant to the release.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 from enginery.engine.client import PluginEngineClient
+from enginery.engine.instance import EngineInstance
 from enginery.engine.seam import Grant, Outcome
 from enginery.errors import EngineryError
 
@@ -21,25 +23,43 @@ class Lease:
     """One granted request. Release it in a ``finally``, once its upstream connection is closed.
 
     Attributes:
-        client: talks to the leased engine.
+        variant: what the leased engine runs.
+        hooks: its plugin's.
+        endpoint: where it listens.
         queue_s: seconds that the request waited for others.
         swap_s: seconds that it waited for this engine to start.
         error: why the engine was taken away, once it was.
     """
 
     def __init__(
-        self, grant: Grant, client: PluginEngineClient, on_release: Callable[[Lease, Outcome], None]
+        self,
+        grant: Grant,
+        instance: EngineInstance,
+        new_client: Callable[[EngineInstance], PluginEngineClient],
+        on_release: Callable[[Lease, Outcome], None],
     ) -> None:
+        assert instance.endpoint is not None
         self.id = grant.lease_id
         self.request_id = grant.request.id
         self.instance = grant.instance
         self.generation = grant.generation
         self.queue_s = grant.queue_s
         self.swap_s = grant.swap_s
-        self.client = client
+        self.variant = instance.variant
+        self.hooks = instance.hooks
+        self.endpoint = instance.endpoint
+        self._new_client = partial(new_client, instance)
+        self._client: PluginEngineClient | None = None
         self.error: EngineryError | None = None
         self._on_release: Callable[[Lease, Outcome], None] | None = on_release
         self._on_evict: list[Callable[[EngineryError], None]] = []
+
+    @property
+    def client(self) -> PluginEngineClient:
+        """Talks to the leased engine; made at the first use, since the gateway needs none."""
+        if self._client is None:
+            self._client = self._new_client()
+        return self._client
 
     @property
     def released(self) -> bool:
@@ -69,12 +89,12 @@ class Lease:
 
     def for_one(self) -> Self:
         """Its client sends one request, and the end of the response ends the lease."""
-        self.client = self.client.on_lease(self)
+        self._client = self.client.on_lease(self)
         return self
 
     def for_many(self) -> Self:
         """Its client sends any number of requests; only `release` ends the lease."""
-        self.client = self.client.on_lease(_Shared(self))
+        self._client = self.client.on_lease(_Shared(self))
         return self
 
     async def __aenter__(self) -> Self:

@@ -263,6 +263,10 @@ class EngineManager:
                 return self._new_client(dispatcher.instances[view.variant.id])
         return None
 
+    def suspect(self, lease: Lease) -> None:
+        """The leased engine fell silent in the middle of a request: see whether it still generates."""
+        log.warning("%s is suspect", lease.variant.id)
+
     # -- loading and unloading -----------------------------------------------------------------
 
     async def load(self, model: str, variant: str | None = None) -> None:
@@ -289,6 +293,11 @@ class EngineManager:
             status_row(view, dispatcher.instances.get(view.variant.id), now)
             for view in dispatcher.scheduler.instances()
         ]
+
+    @property
+    def preloading(self) -> bool:
+        """True while a model that is to be loaded at the start has not been tried."""
+        return bool(self._preloading)
 
     def load_progress(self, variant_id: str) -> float | None:
         """How much of its load a starting engine has behind it, 0 to 1, where it says so."""

@@ -177,7 +177,6 @@ class Roster:
         one.traits = self._traits(one.variant)
         one.generation += 1
         one.error = None
-        one.probing = False
         self.move(one, Trigger.START, now)
         self.out.append(Start(one.variant, one.variant.id, one.generation))
 
@@ -188,7 +187,6 @@ class Roster:
 
     def found(self, one: Instance, now: float) -> None:
         """An attached one answers again."""
-        one.probing = False
         one.error = None
         self.move(one, Trigger.FOUND, now)
 
@@ -269,6 +267,7 @@ class Roster:
         before, one.state = one.state, advance(one.state, trigger)
         one.since = now
         one.reason = reason
+        one.probing = False
         if one.state is State.READY:
             one.ready_at = one.idle_since = now
         self.out.append(Moved(one.variant, one.generation, before, one.state, reason))

@@ -89,6 +89,19 @@ class Defaults(Section):
     load_cap: PositiveSeconds = Field(
         1800.0, description="Seconds (or a duration) that loading may take, whatever the progress."
     )
+    first_byte: PositiveSeconds = Field(
+        300.0,
+        description="Seconds (or a duration) in which an engine that got a request must begin to answer.",
+    )
+    stall: PositiveSeconds = Field(
+        120.0,
+        description="Seconds (or a duration) for which an engine may fall silent in the middle of a reply.",
+    )
+    on_disconnect: Literal["cancel", "drain"] = Field(
+        "cancel",
+        description="When a client leaves before its reply is complete: `cancel` tells the engine so, "
+        "`drain` lets it finish.",
+    )
     default_reply_tokens: WholeNumber = Field(
         512, ge=1, description="Tokens set aside for the reply of a request that sets no maximum."
     )
@@ -192,6 +205,15 @@ class ModelSettings(VariantSettings):
     )
     variants: Annotated[dict[VariantName, VariantSettings], Field(min_length=1)] | None = Field(
         None, description="The model's variants by name; then none of their fields stand beside it."
+    )
+    first_byte: PositiveSeconds | None = Field(
+        None, description="Overrides `defaults.first_byte`, in seconds or as a duration."
+    )
+    stall: PositiveSeconds | None = Field(
+        None, description="Overrides `defaults.stall`, in seconds or as a duration."
+    )
+    on_disconnect: Literal["cancel", "drain"] | None = Field(
+        None, description="Overrides `defaults.on_disconnect` for this model."
     )
     priority: WholeNumber | None = Field(
         None, description="Overrides `defaults.priority` for this model."

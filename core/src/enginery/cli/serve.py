@@ -1,0 +1,62 @@
+"""``enginery serve``: the gateway, until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from enginery.cli.session import run_async, set_up_logging, settings_options
+from enginery.engine.manager import EngineManager
+from enginery.errors import ConfigError
+from enginery.gateway import Gateway
+from enginery.settings import load_settings
+
+__all__ = ["serve"]
+
+
+@click.command()
+@click.argument("config", required=False, type=click.Path(dir_okay=False))
+@click.option("--host", help="Address to listen on; default: `server.host`.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="TCP port; default: `server.port`; 0: any."
+)
+@settings_options
+@run_async
+async def serve(
+    *,
+    config: str | None,
+    host: str | None,
+    port: int | None,
+    config_path: str | None,
+    verbose: int,
+) -> None:
+    """Serve the models of the settings file CONFIG (or of --config) at one address.
+
+    SIGINT or SIGTERM: open requests may finish, then engines stop; a second one ends at once.
+    """
+    set_up_logging(max(1, verbose))
+    if config is not None and config_path is not None:
+        raise click.UsageError("give the settings file once, as CONFIG or with --config")
+    settings = load_settings(config or config_path)
+    manager = EngineManager(settings)
+    manager.catalog.check_all()
+    _check_address(host or settings.server.host)
+    async with manager, Gateway(manager, host=host, port=port) as gateway:
+        click.echo(f"Serving {_several(len(settings.models))} at {gateway.base_url}", err=True)
+        await asyncio.Event().wait()
+
+
+def _several(count: int) -> str:
+    return "1 model" if count == 1 else f"{count} models"
+
+
+def _check_address(host: str) -> None:
+    from enginery.settings.server import ServerSettings
+
+    if not ServerSettings(host=host).local_only:
+        raise ConfigError(
+            f"{host} is not an address of this machine alone; until requests are checked for keys, "
+            "the gateway listens on loopback only",
+            param="server.host",
+        )

@@ -1,0 +1,219 @@
+"""The gateway: its routes put together, its start and its end.
+
+Knows: which route is whose, and the order of starting and stopping. Does not know: how a request is
+served (`handler`, `fast`), or what the settings mean elsewhere.
+
+    start:   manager's preloads → listening
+    stop:    no new requests → open ones may finish → engines stop → connections close
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Self
+
+from aiohttp import web
+
+from enginery.engine.manager import EngineManager
+from enginery.errors import (
+    BodyTooLarge,
+    ConfigError,
+    EndpointNotSupported,
+    EngineryError,
+    EngineTimeout,
+    MethodNotAllowed,
+)
+from enginery.gateway.answers import error_response
+from enginery.gateway.connection import GatewayServer
+from enginery.gateway.fast import FastPath
+from enginery.gateway.handler import InferenceHandler
+from enginery.gateway.inference import Finished, Inference
+from enginery.gateway.models import ModelRoutes
+from enginery.gateway.relay import Relay
+from enginery.gateway.request_head import request_id_of
+from enginery.gateway.upstreams import UpstreamPool
+from enginery.gateway.watch import Watch
+
+__all__ = ["Gateway"]
+
+KEEP_ALIVE = 75.0
+"""Seconds for which an idle client's connection is kept."""
+
+BACKLOG = 4096
+
+log = logging.getLogger("enginery.gateway")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Gateway:
+    """One address in front of a manager's models. An async context manager.
+
+    Args:
+        manager: entered and shut down by the caller; its settings say where to listen.
+        host, port: instead of the settings'.
+        fast: use the short way for plain requests.
+        on_finished: told of every request that reached a model.
+    """
+
+    def __init__(
+        self,
+        manager: EngineManager,
+        *,
+        host: str | None = None,
+        port: int | None = None,
+        fast: bool = True,
+        on_finished: Callable[[Finished], None] = lambda _: None,
+    ) -> None:
+        self.manager = manager
+        server = manager.settings.server
+        self._host = server.host if host is None else host
+        self._port = server.port if port is None else port
+        self._fast = fast
+        self._pool = UpstreamPool()
+        self._watch = Watch(self._pool, self._stalled)
+        self._inference = Inference(manager, on_finished)
+        self._models = ModelRoutes(manager)
+        self._handler = InferenceHandler(
+            self._inference, self._pool, self._watch, body_limit=server.body_limit
+        )
+        self._runner: _Runner | None = None
+        self._site: web.TCPSite | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens, once it does: host and port."""
+        assert self._runner is not None
+        host, port = self._runner.addresses[0][:2]
+        return str(host), int(port)
+
+    @property
+    def base_url(self) -> str:
+        """``http://host:port``, without a trailing slash."""
+        host, port = self.address
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            ConfigError: the address cannot be listened on.
+        """
+        app = web.Application(middlewares=[self._every_request])
+        self._models.add_to(app)
+        app.router.add_route("*", "/{path:.*}", self._other)
+        fast = None
+        if self._fast:
+            fast = FastPath(self._inference, self._pool, self._watch, lambda _: True)
+        self._runner = _Runner(
+            app,
+            fast,
+            handler_cancellation=True,
+            access_log=None,
+            keepalive_timeout=KEEP_ALIVE,
+            auto_decompress=False,
+        )
+        await self._runner.setup()
+        self._site = web.TCPSite(self._runner, self._host, self._port, backlog=BACKLOG)
+        try:
+            await self._site.start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise ConfigError(
+                f"cannot listen on {self._host}:{self._port}: {error.strerror or error}",
+                param="server.port",
+            ) from error
+        self._watch.start()
+
+    async def stop(self) -> None:
+        """Take no new requests, let open ones finish as the manager's shutdown does, close."""
+        self._models.draining = True
+        if self._site is not None:
+            await self._site.stop()
+        try:
+            await self.manager.shutdown()
+        finally:
+            self._watch.stop()
+            if self._runner is not None:
+                await self._runner.cleanup()
+            self._pool.close()
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    @web.middleware
+    async def _every_request(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Gives each request its id, and each error its shape."""
+        request_id = request["request_id"] = request_id_of(request.headers.get("x-request-id"))
+        try:
+            response = await handler(request)
+        except EngineryError as error:
+            response = error_response(error)
+        except web.HTTPException as error:
+            response = error_response(_translated(error, request))
+        if not response.prepared:
+            response.headers["x-request-id"] = request_id
+        return response
+
+    async def _other(self, request: web.Request) -> web.StreamResponse:
+        """Whatever is not the gateway's own is a model's."""
+        if request.method == "POST":
+            return await self._handler(request)
+        if request.path in self._inference.endpoints():
+            response = error_response(
+                MethodNotAllowed(f"{request.path} takes POST, not {request.method}")
+            )
+            response.headers["Allow"] = "POST"
+            return response
+        raise EndpointNotSupported(f"there is nothing at {request.path}")
+
+    def _stalled(self, relay: Relay, error: EngineTimeout) -> None:
+        log.warning("%s", error.message)
+        self.manager.suspect(relay.lease)
+
+
+class _Runner(web.AppRunner):
+    """aiohttp's runner, with a server of ours."""
+
+    def __init__(self, app: web.Application, fast: FastPath | None, **kwargs: Any) -> None:
+        super().__init__(app, **kwargs)
+        self._fast = fast
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        return GatewayServer(
+            made.request_handler,
+            request_factory=made.request_factory,
+            handler_cancellation=made.handler_cancellation,
+            loop=asyncio.get_running_loop(),
+            fast=self._fast,
+            **made._kwargs,  # noqa: SLF001  # aiohttp has no public way to another connection class
+        )
+
+
+def _translated(error: web.HTTPException, request: web.Request) -> EngineryError:
+    """What aiohttp itself refused, as an error of ours."""
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return MethodNotAllowed(f"{request.path} takes {allowed}, not {request.method}")
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return BodyTooLarge("the body is too large")
+    if error.status == 404:
+        return EndpointNotSupported(f"there is nothing at {request.path}")
+    translated = EngineryError(error.reason)
+    translated.status = error.status
+    return translated

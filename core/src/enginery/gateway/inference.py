@@ -1,0 +1,229 @@
+"""A request's way from its body to an engine's socket: route, lease, transform, send.
+
+Knows: which of a model's variants may serve a request, what bytes the engine gets. The decisions need
+nothing but the body, so both doors use them: aiohttp's handler (`serve`) and the fast path
+(`connection`). Does not know: how a reply is relayed (`relay`), folded (`decoded`) or held (`held`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from enginery.api.aggregate import streaming_fields
+from enginery.api.body import DecodedBody
+from enginery.api.endings import Api, api_of
+from enginery.engine.catalog import ModelEntry
+from enginery.engine.lease import Lease
+from enginery.engine.manager import EngineManager, Route
+from enginery.errors import EndpointNotSupported, EngineryError, InvalidRequest
+from enginery.gateway.relay import Reply
+from enginery.plugins import EngineHooks
+from enginery.values import Endpoint, EngineRequest, ResponseTransform, Variant
+
+__all__ = ["Finished", "Inference", "Outgoing", "Wanted"]
+
+_FEATURES = {
+    "/v1/chat/completions": "chat",
+    "/v1/messages": "chat",
+    "/v1/responses": "chat",
+    "/v1/completions": "completions",
+    "/v1/embeddings": "embeddings",
+    "/v1/rerank": "rerank",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One request that may be served: what it asks for and by whom."""
+
+    request: EngineRequest
+    body: DecodedBody
+    api: Api
+    route: Route
+
+    @property
+    def entry(self) -> ModelEntry:
+        """The model."""
+        return self.route.entry
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """What one engine gets for one request, and what is to happen to its reply.
+
+    Args:
+        payload: the body's bytes.
+        folded: it goes as a stream although the client wants one reply.
+        transform: the plugin's, where it wants to change the reply.
+    """
+
+    payload: bytes
+    folded: bool = False
+    transform: ResponseTransform | None = None
+
+    @property
+    def relayed(self) -> bool:
+        """True when the engine's bytes can go on as they come."""
+        return not self.folded and self.transform is None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """One request that is over, for whoever counts.
+
+    One of ``reply`` and ``error`` is set, or neither where its client left before the end.
+    """
+
+    path: str
+    model: str
+    variant: Variant | None
+    queue_s: float
+    swap_s: float
+    reply: Reply | None = None
+    error: EngineryError | None = None
+
+
+class Inference:
+    """What requests to one manager's models become.
+
+    Args:
+        manager: routes and leases.
+        on_finished: told of every request that reached a model; for metrics.
+    """
+
+    def __init__(
+        self, manager: EngineManager, on_finished: Callable[[Finished], None] = lambda _: None
+    ) -> None:
+        self.manager = manager
+        self.on_finished = on_finished
+        self._supported: dict[str, tuple[Variant, frozenset[str]]] = {}
+        self._heads: dict[tuple[Endpoint, str], bytes] = {}
+
+    def want(self, path: str, body: DecodedBody) -> Wanted:
+        """Who may serve ``body`` at ``path``; needs nothing but the settings and the plugins.
+
+        Raises:
+            InvalidRequest, ModelNotFound, EndpointNotSupported, ContextLengthExceeded: see each.
+        """
+        model, stream = body.model, body.stream
+        entry = self.manager.catalog.resolve(model)
+        able = tuple(v for v in entry.variants if path in self._endpoints(v))
+        if not able:
+            raise self._not_supported(path, entry)
+        fitting = tuple(v for v in able if v.features is None or _has(v.features, path, body))
+        if not fitting:
+            raise _lacks_feature(path, body, entry)
+        request = EngineRequest(path, body.object, stream)
+        route = self.manager.route(request, entry, fitting)
+        return Wanted(request, body, api_of(path), route)
+
+    def outgoing(self, wanted: Wanted, lease: Lease) -> Outgoing:
+        """What the leased engine gets.
+
+        Raises:
+            EngineryError: the plugin refuses the request, or failed.
+        """
+        hooks, variant, request = lease.hooks, lease.variant, wanted.request
+        changed = None
+        if hooks.implements("transform_request"):
+            changed = hooks.transform_request(request, variant)
+        transform = None
+        if hooks.implements("transform_response"):
+            transform = hooks.transform_response(request, variant)
+        folded = (
+            not request.stream
+            and wanted.api != "other"
+            and wanted.entry.limits.on_disconnect == "cancel"
+            and hooks.implements("prefers_stream")
+            and hooks.prefers_stream(request, variant)
+        )
+        name = variant.body_model
+        if changed is None and not folded:
+            body = wanted.body
+            same = body.object["model"] == name
+            return Outgoing(body.raw if same else body.splice_model(name), transform=transform)
+        object_ = {**(request.body if changed is None else changed), "model": name}
+        if folded:
+            object_.update(streaming_fields(wanted.api, object_))
+        return Outgoing(msgspec.json.encode(object_), folded, transform)
+
+    def head(
+        self,
+        endpoint: Endpoint,
+        path: str,
+        length: int,
+        passed: Mapping[bytes, bytes],
+        request_id: bytes,
+    ) -> bytes:
+        """The head of the request to the engine.
+
+        Made from scratch: nothing of the client's but ``passed``, never a credential of its.
+        """
+        first = self._heads.get((endpoint, path))
+        if first is None:
+            if len(self._heads) > 1000:
+                self._heads.clear()  # engines come and go, each with a port of its own
+            key = endpoint.api_key
+            first = self._heads[endpoint, path] = (
+                f"POST {endpoint.prefix}{path} HTTP/1.1\r\nHost: {endpoint.authority}\r\n"
+                f"{'' if key is None else f'Authorization: Bearer {key}' + chr(13) + chr(10)}"
+                "Content-Type: application/json\r\n"
+            ).encode()
+        more = b"".join([b"%b: %b\r\n" % field for field in passed.items()]) if passed else b""
+        return b"%b%bx-request-id: %b\r\nContent-Length: %d\r\n\r\n" % (
+            first,
+            more,
+            request_id,
+            length,
+        )
+
+    def endpoints(self) -> frozenset[str]:
+        """Every route that a model of the settings supports, as far as its plugin can be asked."""
+        found: set[str] = set()
+        for name in self.manager.catalog.names():
+            try:
+                for variant in self.manager.catalog.resolve(name).variants:
+                    found |= self._endpoints(variant)
+            except EngineryError:
+                continue  # its own requests tell what is wrong with it
+        return frozenset(found)
+
+    def hooks_of(self, entry: ModelEntry) -> EngineHooks:
+        """The plugin of a model."""
+        return self.manager.registry.hooks(entry.variants[0].engine_type)
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _endpoints(self, variant: Variant) -> frozenset[str]:
+        known = self._supported.get(variant.id)
+        if known is not None and known[0] is variant:
+            return known[1]
+        hooks = self.manager.registry.hooks(variant.engine_type)
+        found = frozenset(hooks.get_supported_endpoints(variant))
+        self._supported[variant.id] = variant, found
+        return found
+
+    def _not_supported(self, path: str, entry: ModelEntry) -> EndpointNotSupported:
+        has = sorted({path for variant in entry.variants for path in self._endpoints(variant)})
+        return EndpointNotSupported(f"{entry.name} has no {path}; it has {', '.join(has)}")
+
+
+def _has(features: frozenset[str], path: str, body: DecodedBody) -> bool:
+    return _FEATURES.get(path, "chat") in features and (
+        "tools" in features or not body.get("tools")
+    )
+
+
+def _lacks_feature(path: str, body: DecodedBody, entry: ModelEntry) -> EngineryError:
+    wanted = _FEATURES.get(path, "chat")
+    declared = sorted({name for variant in entry.variants for name in variant.features or ()})
+    if wanted in declared and body.get("tools"):
+        return InvalidRequest(
+            f"{entry.name} takes no tools; it has {', '.join(declared)}", param="tools"
+        )
+    return EndpointNotSupported(
+        f"{entry.name} has no {wanted}, which {path} needs; it has {', '.join(declared) or 'nothing'}"
+    )

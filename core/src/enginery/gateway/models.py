@@ -1,0 +1,101 @@
+"""What there is and whether it is well: ``/v1/models``, ``/health``, ``/livez``, ``/readyz``.
+
+Knows: the catalog and the instances' states. Asks no engine anything, so it answers while engines load,
+hang or die.
+"""
+
+from __future__ import annotations
+
+import time
+
+from aiohttp import web
+
+from enginery.api.openai import models_list
+from enginery.engine.manager import EngineManager
+from enginery.errors import EngineryError, ModelNotFound
+from enginery.gateway.answers import json_response
+from enginery.lifecycle import STATES, State
+from enginery.values import JSONObject
+
+__all__ = ["ModelRoutes"]
+
+_BEST = ("loaded", "sleeping", "loading", "unloading", "failed", "unloaded")
+"""A model is as well as the best of its variants."""
+
+
+class ModelRoutes:
+    """The routes that tell, and change nothing.
+
+    Args:
+        manager: whose models.
+        ready: whether requests are taken: not before the preloads, nor while draining.
+    """
+
+    def __init__(self, manager: EngineManager) -> None:
+        self._manager = manager
+        self._created = int(time.time())
+        self.draining = False
+
+    def add_to(self, app: web.Application) -> None:
+        """Register the routes."""
+        app.router.add_get("/v1/models", self.list_models)
+        app.router.add_get("/v1/models/{model:.+}", self.show_model)
+        app.router.add_get("/health", self.health)
+        app.router.add_get("/livez", self.alive)
+        app.router.add_get("/readyz", self.ready)
+
+    async def list_models(self, _: web.Request) -> web.Response:
+        """Every model that can be asked for, in the settings' order."""
+        return json_response(models_list(self._cards()))
+
+    async def show_model(self, request: web.Request) -> web.Response:
+        """One model, by name or alias."""
+        entry = self._manager.catalog.resolve(request.match_info["model"])
+        for card in self._cards():
+            if card["id"] == entry.name:
+                return json_response(card)
+        raise ModelNotFound(f"there is no model {entry.name!r}")
+
+    async def health(self, _: web.Request) -> web.Response:
+        """200 while the gateway takes requests, whatever its engines do."""
+        return self._state(ok=not self.draining)
+
+    async def alive(self, _: web.Request) -> web.Response:
+        """200 for as long as the process can answer: for a supervisor that restarts it."""
+        return self._state(ok=True)
+
+    async def ready(self, _: web.Request) -> web.Response:
+        """200 once every model that is to be preloaded has been tried, until the drain begins."""
+        return self._state(ok=not self.draining and not self._manager.preloading)
+
+    def _state(self, *, ok: bool) -> web.Response:
+        status = "ok" if ok else "draining" if self.draining else "starting"
+        return json_response({"status": status}, status=200 if ok else 503)
+
+    def _cards(self) -> list[JSONObject]:
+        catalog = self._manager.catalog
+        states: dict[str, list[str]] = {}
+        for row in self._manager.status():
+            states.setdefault(row.model, []).append(STATES[State(row.state)].models)
+        cards: list[JSONObject] = []
+        for name in catalog.names():
+            card: JSONObject = {
+                "id": name,
+                "object": "model",
+                "created": self._created,
+                "owned_by": "enginery",
+                "state": min(states.get(name, ["unloaded"]), key=_BEST.index),
+            }
+            try:
+                entry = catalog.resolve(name)
+            except EngineryError as error:
+                card.update(state="failed", context_length=None, aliases=[], error=error.message)
+            else:
+                sizes = [v.context_length for v in entry.variants]
+                known = [size for size in sizes if size is not None]
+                longest = max(known) if len(known) == len(sizes) else None
+                card.update(
+                    context_length=longest, max_model_len=longest, aliases=list(entry.aliases)
+                )
+            cards.append(card)
+        return cards

@@ -1,0 +1,469 @@
+"""From one engine's connection to one client's: bytes on their way, and what happens when something dies.
+
+Knows: three ways for a body. *Verbatim*: an event stream in chunks goes on as it came, whole chunks
+only, so that a chunk of ours can follow at any time. *Reframed*: the payload in chunks of ours, for other
+framings and for what is too large to collect. *Collected*: a reply that is no stream is sent when it is
+whole, so that a truncated one is a 502. Does not know: how the lease and the connection were got, or
+transforms (`decoded`).
+
+No timer and no task runs for a stream: `look` is called once a second for all, and only the reason for a
+broken connection is waited for. Whatever happens, `Relay` ends once: the connection goes first, then the lease,
+then the client is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from enginery.api.endings import (
+    TAIL_BYTES,
+    Api,
+    Usage,
+    body_is_complete,
+    broken_stream_end,
+    stream_ending,
+    usage_of,
+)
+from enginery.engine.lease import Lease
+from enginery.engine.seam import Outcome
+from enginery.errors import BadEngineReply, EngineCrashed, EngineryError, EngineTimeout
+from enginery.gateway.error_replies import from_engine
+from enginery.gateway.framing import (
+    CHUNKED_END,
+    Body,
+    ChunkWalk,
+    ResponseHead,
+    body_reader,
+    chunk,
+    payload_of,
+)
+from enginery.gateway.upstreams import Upstream
+
+__all__ = ["Client", "Deadlines", "Relay", "Reply", "Sent"]
+
+COLLECT_LIMIT = 8 * 2**20
+"""A reply that is larger is passed on before it is whole."""
+
+_DROPPED = (b"access-control-", b"set-cookie", b"x-request-id", b"strict-transport")
+_EVENT_STREAM = b"text/event-stream"
+
+
+class Client(Protocol):
+    """The client's connection, as a relay needs it."""
+
+    relay: Relay | None
+    """Whom to tell when the client reads too slowly, or left."""
+
+    transport: asyncio.Transport | None
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds: until the engine's first byte, between two reads, and for a client that does not read."""
+
+    first_byte: float = 300.0
+    stall: float = 120.0
+    write_stall: float = 60.0
+
+
+@dataclass(slots=True)
+class Sent:
+    """One request on its way: what the relay, the error replies and the metrics have to know of it.
+
+    Args:
+        api: the shape of its reply.
+        request_id: told to the client.
+        extra: lines of ours for the reply's head, each with its CRLF.
+        chunked: the client understands chunks; HTTP/1.0 does not.
+        keep_alive: the client's connection stays open.
+        committed: a head was sent already.
+        on_disconnect: what becomes of the reply when the client leaves.
+        deadlines: when to give up.
+    """
+
+    api: Api
+    request_id: str
+    extra: bytes = b""
+    chunked: bool = True
+    keep_alive: bool = True
+    committed: bool = False
+    cancel: bool = True
+    deadlines: Deadlines = field(default_factory=Deadlines)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What became of a request whose reply was written to the client.
+
+    Args:
+        status: what the client got.
+        outcome: how the lease ended.
+        keep_alive: the client's connection may be used again.
+        first_byte_s, total_s: seconds from the sending to the first byte, and to the end.
+        reads: times that bytes came.
+        usage: what the engine says that it cost.
+        error: what broke it, after its head was sent.
+    """
+
+    status: int
+    outcome: Outcome
+    keep_alive: bool
+    first_byte_s: float | None = None
+    total_s: float = 0.0
+    reads: int = 0
+    usage: Usage | None = None
+    error: EngineryError | None = None
+
+
+class Relay:
+    """One request's response; an `Exchange` of the upstream's.
+
+    Args:
+        client: where it goes.
+        lease: ended when the upstream connection is.
+        upstream: where it comes from; the request is not sent yet.
+        sent: the request.
+        on_done: called once, with the `Reply`, or the error where the client has got nothing yet, or None
+            where the client left before the end.
+        relays: holds this one for as long as it is under way; `look` is called for each.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        lease: Lease,
+        upstream: Upstream,
+        sent: Sent,
+        on_done: Callable[[Reply | EngineryError | None], None],
+        relays: set[Relay],
+    ) -> None:
+        assert client.transport is not None
+        self.lease = lease
+        self._relays = relays
+        self.sent = sent
+        self.on_body: Callable[[bytes], None] = self._collected
+        self._client: Client | None = client
+        self._transport: asyncio.Transport = client.transport
+        self._write: Callable[[bytes], object] = client.transport.write
+        self._upstream = upstream
+        self._on_done: Callable[[Reply | EngineryError | None], None] | None = on_done
+        self._loop = asyncio.get_running_loop()
+        self._head: ResponseHead | None = None
+        self._walk = ChunkWalk()
+        self._body: Body | None = None
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._tail: deque[bytes] = deque(maxlen=8)
+        self._first = b""
+        self._answering = sent.committed
+        """The client has a head, so that only the body can tell an error."""
+        self._explaining: asyncio.Task[None] | None = None
+        self._paused = False
+        self._began = self._loop.time()
+        self._first_byte_at: float | None = None
+        self._reads = 0
+        self._looked = (-1, self._began)
+        self._unread = (0, self._began)
+        client.relay = self
+        relays.add(self)
+        lease.on_evict(self._evicted)
+
+    # -- the upstream's calls ------------------------------------------------------------------------
+
+    def on_head(self, head: ResponseHead) -> None:
+        """See `Exchange`."""
+        self._head = head
+        self._first_byte_at = self._loop.time()
+        self._reads += 1
+        streams = head.status < 400 and head.get(b"content-type").startswith(_EVENT_STREAM)
+        if streams and head.framing.chunked and self.sent.chunked:
+            self._send_head()
+            self.on_body = self._walked
+            return
+        self._body = body_reader(head.framing)
+        if streams:
+            self._send_head()
+            self.on_body = self._reframed
+        elif self._body.ended:
+            self._collected(b"")
+
+    def on_lost(self, error: Exception | None) -> None:
+        """See `Exchange`."""
+        if error is None and self._body is not None and self._body.close():
+            self.on_body(b"")  # the connection's end is the body's
+            return
+        if isinstance(error, BadEngineReply):
+            self._fail(error, Outcome.ENGINE_ERROR)
+            return
+        self.lease.release(Outcome.ENGINE_ERROR)
+        # the connection breaks a moment before anybody has seen the process end
+        cause = ConnectionResetError("it closed the connection") if error is None else error
+        self._explaining = self._loop.create_task(self._explain(cause), name="why it broke")
+
+    # -- the three ways of a body ----------------------------------------------------------------------
+
+    def _walked(self, data: bytes) -> None:
+        self._reads += 1
+        walk = self._walk
+        ready = walk.feed(data)
+        if ready:
+            if len(ready) >= TAIL_BYTES:
+                self._tail.clear()
+            self._tail.append(ready)
+            if not self._first:
+                self._first = ready[:TAIL_BYTES]
+        if walk.ended:
+            self._end_stream(ready)
+        elif ready:
+            self._write(ready)
+
+    def _reframed(self, data: bytes) -> None:
+        self._reads += 1
+        assert self._body is not None
+        payload = self._body.feed(data)
+        if payload:
+            if len(payload) >= TAIL_BYTES:
+                self._tail.clear()
+            self._tail.append(payload)
+            self._first = self._first or payload[:TAIL_BYTES]
+        framed = chunk(payload) if self.sent.chunked else payload
+        if self._body.ended:
+            self._end_stream(framed)
+        elif framed:
+            self._write(framed)
+
+    def _collected(self, data: bytes) -> None:
+        self._reads += 1
+        body, head = self._body, self._head
+        assert body is not None
+        assert head is not None
+        if data:
+            piece = body.feed(data)
+            self._pieces.append(piece)
+            self._size += len(piece)
+        if body.ended:
+            self._end_collected(head, b"".join(self._pieces))
+        elif self._size > COLLECT_LIMIT:
+            self._send_head()
+            self.on_body = self._reframed
+            whole, self._pieces = b"".join(self._pieces), []
+            self._tail.append(whole[-TAIL_BYTES:])
+            self._write(chunk(whole) if self.sent.chunked else whole)
+
+    # -- ends ----------------------------------------------------------------------------------------
+
+    def _end_stream(self, last: bytes) -> None:
+        assert self._head is not None
+        tail = self._unpacked_tail()
+        streams = self._head.get(b"content-type").startswith(_EVENT_STREAM)
+        whole = not streams or stream_ending(self.sent.api, tail) != "truncated"
+        if not whole:
+            self._write(last)
+            error = BadEngineReply(
+                f"{self.lease.variant.id} ended its stream before the reply was complete"
+            )
+            self._fail(error, Outcome.ENGINE_ERROR)
+            return
+        if self.sent.chunked:
+            last += CHUNKED_END
+        if last:
+            self._write(last)
+        reusable = not streams and not self._walk.surplus
+        self._finish(Outcome.OK, usage_of(tail, payload_of(self._first)), reusable=reusable)
+
+    def _end_collected(self, head: ResponseHead, body: bytes) -> None:
+        assert self._body is not None
+        if head.framing.length is None and not head.framing.chunked and not body_is_complete(body):
+            self._fail(
+                BadEngineReply(f"{self.lease.variant.id} broke off in the middle of its reply"),
+                Outcome.ENGINE_ERROR,
+            )
+            return
+        reusable = not self._body.surplus
+        if head.status >= 400 or self._answering:
+            self._upstream.detach(reusable=reusable)
+            refused = from_engine(head, body, self.lease.hooks, self.lease.variant.id)
+            self._fail(refused, Outcome.OK if head.status < 500 else Outcome.ENGINE_ERROR)
+            return
+        self._send_whole(head, body)
+        self._finish(Outcome.OK, usage_of(body[-TAIL_BYTES:], body[:TAIL_BYTES]), reusable=reusable)
+
+    def _close(self, outcome: Outcome, *, reusable: bool = False) -> None:
+        """The connection first, then the lease; the client is told by the caller."""
+        self._upstream.detach(reusable=reusable)
+        self.lease.release(outcome)
+        self._relays.discard(self)
+        client, self._client = self._client, None
+        if client is not None and client.relay is self:
+            client.relay = None
+
+    def _finish(
+        self,
+        outcome: Outcome,
+        usage: Usage | None,
+        *,
+        reusable: bool,
+        error: EngineryError | None = None,
+    ) -> None:
+        self._close(outcome, reusable=reusable)
+        done, self._on_done = self._on_done, None
+        if done is None:
+            return
+        now, first = self._loop.time(), self._first_byte_at
+        done(
+            Reply(
+                200 if self._head is None or self.sent.committed else self._head.status,
+                outcome,
+                self.sent.keep_alive and self.sent.chunked and not self._transport.is_closing(),
+                None if first is None else first - self._began,
+                now - self._began,
+                self._reads,
+                usage,
+                error,
+            )
+        )
+
+    def _fail(self, error: EngineryError, outcome: Outcome) -> None:
+        """End it with an error: as a reply while the client has none, else in its stream."""
+        if self._answering:
+            self._send_error(error)
+            self._finish(outcome, None, reusable=False, error=error)
+            return
+        self._close(outcome)
+        done, self._on_done = self._on_done, None
+        if done is not None:
+            done(error)
+
+    async def _explain(self, cause: Exception) -> None:
+        try:
+            why = await self.lease.client.why_broken(cause)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the client must be told
+            why = EngineCrashed(f"{self.lease.variant.id} broke off: {error}")
+        self._explaining = None
+        if self._on_done is not None:
+            self._fail(why, Outcome.ENGINE_ERROR)
+
+    # -- what others do to it ------------------------------------------------------------------------
+
+    def _evicted(self, error: EngineryError) -> None:
+        if self._on_done is not None and self._explaining is None:
+            self._fail(error, Outcome.EVICTED)
+
+    def client_left(self) -> None:
+        """The client's connection is gone: the engine is told so, by closing its own, or heard out."""
+        self._client = None
+        if self._on_done is None:
+            return
+        if self._explaining is not None:
+            self._explaining.cancel()
+            self._explaining = None
+        elif not self.sent.cancel:
+            self._write = _nowhere
+            self.resume()
+            return
+        done, self._on_done = self._on_done, None
+        self._close(Outcome.CLIENT_GONE)
+        done(None)
+
+    def pause(self) -> None:
+        """The client reads more slowly than the engine writes."""
+        if not self._paused:
+            self._paused = True
+            self._unread = (self._transport.get_write_buffer_size(), self._loop.time())
+            self._upstream.pause()
+
+    def resume(self) -> None:
+        """The client has caught up."""
+        if self._paused:
+            self._paused = False
+            self._looked = (-1, self._loop.time())
+            self._upstream.resume()
+
+    def look(self, now: float) -> EngineTimeout | None:
+        """Once a second: end it when a deadline has passed; the error where the engine is at fault."""
+        if self._on_done is None or self._explaining is not None:
+            return None
+        deadlines = self.sent.deadlines
+        if self._paused:
+            waiting, since = self._unread
+            left = self._transport.get_write_buffer_size()
+            if left != waiting:
+                self._unread = (left, now)
+            elif now - since > deadlines.write_stall:
+                self._transport.abort()  # `client_left` follows
+            return None
+        reads, since = self._looked
+        if reads != self._reads and not (self._tail and _is_comment(self._tail[-1])):
+            self._looked = (self._reads, now)
+            return None
+        limit = deadlines.first_byte if self._head is None else deadlines.stall
+        if now - since <= limit:
+            return None
+        what = "a first byte" if self._head is None else "anything more"
+        error = EngineTimeout(f"{self.lease.variant.id} did not send {what} in {limit:g} s")
+        self._fail(error, Outcome.TIMEOUT)
+        return error
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _is_event_stream(self) -> bool:
+        return self._head is not None and self._head.get(b"content-type").startswith(_EVENT_STREAM)
+
+    def _unpacked_tail(self) -> bytes:
+        if self.on_body == self._walked:
+            return b"".join(map(payload_of, self._tail))[-TAIL_BYTES:]
+        return b"".join(self._tail)[-TAIL_BYTES:]
+
+    # -- what the client gets --------------------------------------------------------------------------
+
+    def _send_head(self) -> None:
+        """Before the first byte of a body that is passed on as it comes."""
+        if self._answering:
+            return
+        assert self._head is not None
+        self._answering = True
+        framing = b"Transfer-Encoding: chunked\r\n" if self.sent.chunked else b""
+        self._write(self._head_bytes(self._head, framing))
+
+    def _send_whole(self, head: ResponseHead, body: bytes) -> None:
+        """A reply that was collected."""
+        self._write(self._head_bytes(head, b"Content-Length: %d\r\n" % len(body)) + body)
+
+    def _send_error(self, error: EngineryError) -> None:
+        """Behind what was passed on already."""
+        streams = self._head is None or self.sent.committed or self._is_event_stream()
+        if self._walk.inside or not streams:
+            self._transport.abort()  # nothing that is put behind half a chunk would be read as meant
+        else:
+            frame = broken_stream_end(self.sent.api, error, self._unpacked_tail())
+            self._write(chunk(frame) + CHUNKED_END if self.sent.chunked else frame)
+
+    def _head_bytes(self, head: ResponseHead, framing: bytes) -> bytes:
+        lines = [
+            b"%b: %b\r\n" % (name, value)
+            for name, value in head.fields
+            if not name.startswith(_DROPPED)
+        ]
+        close = b"" if self.sent.keep_alive and self.sent.chunked else b"Connection: close\r\n"
+        return b"HTTP/1.1 %d %b\r\n%b%b%b%b\r\n" % (
+            head.status,
+            head.reason,
+            b"".join(lines),
+            self.sent.extra,
+            framing,
+            close,
+        )
+
+
+def _nowhere(data: bytes) -> None:
+    """Where a reply goes whose client left, while its engine is heard out."""
+
+
+def _is_comment(piece: bytes) -> bool:
+    """A read that holds nothing but one comment: a sign of the server's life, not of the model's."""
+    payload = payload_of(piece) if piece[:1].isdigit() else piece
+    return payload.startswith(b":") and payload.rstrip().count(b"\n") == 0

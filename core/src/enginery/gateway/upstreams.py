@@ -1,0 +1,309 @@
+"""Connections to engines: one request at a time on each, bytes handed to whoever relays them.
+
+Knows: sockets, when a connection may be used again, where a response's head ends. Does not know: what
+becomes of the body; that is the `Exchange`'s.
+
+A request is written once, to one connection. So a kept connection must be known to be alive: it was idle for
+less than engines wait (`IDLE_LIMIT`), and a look into its socket finds no end of file. One that carried
+an event stream is never kept: llama.cpp closes those without saying so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Protocol, cast
+
+from enginery.errors import BadEngineReply, EngineUnreachable
+from enginery.gateway.framing import MAX_HEAD_BYTES, ResponseHead, parse_head
+from enginery.values import Endpoint
+
+__all__ = ["Exchange", "Upstream", "UpstreamPool"]
+
+IDLE_LIMIT = 1.5
+"""Seconds for which an idle connection is kept. llama.cpp and uvicorn close theirs after 5."""
+
+KEPT = 32
+"""Idle connections kept for each engine."""
+
+CONNECT_TIMEOUT = 5.0
+
+
+class Exchange(Protocol):
+    """One request's response, as the connection tells it. Nothing is called after `Upstream.detach`."""
+
+    def on_head(self, head: ResponseHead) -> None:
+        """The head has come. An error of ours raised here is told to `on_lost`."""
+        ...
+
+    def on_body(self, data: bytes) -> None:
+        """Bytes of the body, framed as the engine sent them."""
+        ...
+
+    def on_lost(self, error: Exception | None) -> None:
+        """The connection is gone, or unusable; None: the engine closed it."""
+        ...
+
+
+class Upstream(asyncio.Protocol):
+    """One connection to an engine."""
+
+    __slots__ = (
+        "_buffer",
+        "_exchange",
+        "_pool",
+        "_receive",
+        "idle_since",
+        "keep_alive",
+        "transport",
+    )
+
+    def __init__(self, pool: _EnginePool) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.keep_alive = True
+        self.idle_since = 0.0
+        self._pool = pool
+        self._exchange: Exchange | None = None
+        self._buffer = b""
+        self._receive: Callable[[bytes], None] = self._unasked
+
+    def send(self, exchange: Exchange, head: bytes, body: bytes) -> None:
+        """Write one request; what comes back goes to ``exchange``."""
+        transport = self.transport
+        assert transport is not None
+        self._exchange = exchange
+        self._receive = self._on_head
+        if len(body) < 65536:
+            transport.write(head + body)
+        else:
+            transport.write(head)
+            transport.write(body)
+
+    def detach(self, *, reusable: bool) -> None:
+        """The exchange is over; the connection is kept for the next one, or closed."""
+        self._exchange = None
+        self._receive = self._unasked
+        if self.transport is None:
+            return
+        if reusable and self.keep_alive and not self._buffer:
+            self._pool.keep(self)
+        else:
+            self.transport.abort()
+
+    def pause(self) -> None:
+        """Read nothing for now: the client is slower than the engine."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    # -- called by asyncio -----------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        self._receive(data)
+
+    def eof_received(self) -> None:
+        """The engine sends no more: close, which `connection_lost` tells."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        self.transport = None
+        self._pool.forget(self)
+        self._fail(exc)
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _fail(self, error: Exception | None) -> None:
+        exchange, self._exchange = self._exchange, None
+        self._receive = self._unasked
+        if exchange is not None:
+            exchange.on_lost(error)
+
+    def _unasked(self, _: bytes) -> None:
+        """Bytes that nobody asked for: this connection cannot be trusted."""
+        self._pool.forget(self)
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _on_head(self, data: bytes) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        data = self._buffer + data if self._buffer else data
+        end = data.find(b"\r\n\r\n")
+        try:
+            if end < 0:
+                if len(data) > MAX_HEAD_BYTES:
+                    raise BadEngineReply("the engine's reply has no end of its head")
+                self._buffer = data
+                return
+            head = parse_head(data[:end])
+            self._buffer = b""
+            rest = data[end + 4 :]
+            if head.status < 200:  # 100 Continue and the like: the real head follows
+                if rest:
+                    self._on_head(rest)
+                return
+            self.keep_alive = head.keep_alive
+            self._receive = self._on_body
+            exchange.on_head(head)
+            # it may have ended the exchange: a reply without a body
+            if rest and self._exchange is exchange:
+                self._on_body(rest)
+            elif rest:
+                self._unasked(rest)
+        except BadEngineReply as error:
+            self._break(error)
+
+    def _on_body(self, data: bytes) -> None:
+        exchange = self._exchange
+        try:
+            if exchange is not None:
+                exchange.on_body(data)
+        except BadEngineReply as error:
+            self._break(error)
+
+    def _break(self, error: BadEngineReply) -> None:
+        self.keep_alive = False
+        if self.transport is not None:
+            self.transport.abort()
+        self._fail(error)
+
+
+class _EnginePool:
+    """The connections to one endpoint."""
+
+    def __init__(self, endpoint: Endpoint, tls: ssl.SSLContext | None) -> None:
+        self.endpoint = endpoint
+        self._tls = tls
+        self._idle: list[Upstream] = []
+        self._all: set[Upstream] = set()
+
+    def take(self, now: float) -> Upstream | None:
+        """A kept connection that is alive, the one used last."""
+        while self._idle:
+            upstream = self._idle.pop()
+            if now - upstream.idle_since < IDLE_LIMIT and _is_alive(upstream):
+                return upstream
+            if upstream.transport is not None:
+                upstream.transport.abort()
+        return None
+
+    async def connect(self) -> Upstream:
+        """A new connection.
+
+        Raises:
+            EngineUnreachable: nobody listens.
+        """
+        loop, at = asyncio.get_running_loop(), self.endpoint
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                if at.unix_path is not None:
+                    _, upstream = await loop.create_unix_connection(self._new, at.unix_path)
+                else:
+                    _, upstream = await loop.create_connection(
+                        self._new, at.host, at.port, ssl=self._tls
+                    )
+        except (OSError, TimeoutError) as error:
+            why = "it does not answer" if isinstance(error, TimeoutError) else error
+            raise EngineUnreachable(f"{at.base_url}: {why}") from error
+        return upstream
+
+    def _new(self) -> Upstream:
+        upstream = Upstream(self)
+        self._all.add(upstream)
+        return upstream
+
+    def keep(self, upstream: Upstream) -> None:
+        """It is idle again."""
+        if len(self._idle) < KEPT:
+            upstream.idle_since = asyncio.get_running_loop().time()
+            self._idle.append(upstream)
+        elif upstream.transport is not None:
+            upstream.transport.abort()
+
+    def forget(self, upstream: Upstream) -> None:
+        """It is closed."""
+        self._all.discard(upstream)
+        with suppress(ValueError):
+            self._idle.remove(upstream)
+
+    def prune(self, now: float) -> None:
+        """Close what was idle for too long."""
+        while self._idle and now - self._idle[0].idle_since >= IDLE_LIMIT:
+            upstream = self._idle.pop(0)
+            if upstream.transport is not None:
+                upstream.transport.abort()
+
+    @property
+    def is_empty(self) -> bool:
+        """True without a single connection."""
+        return not self._all
+
+    def close(self) -> None:
+        """Close every connection."""
+        for upstream in list(self._all):
+            if upstream.transport is not None:
+                upstream.transport.abort()
+
+
+class UpstreamPool:
+    """Connections to all engines, by endpoint."""
+
+    def __init__(self) -> None:
+        self._pools: dict[Endpoint, _EnginePool] = {}
+
+    def take(self, endpoint: Endpoint, now: float) -> Upstream | None:
+        """A kept connection to ``endpoint``; None: `connect`."""
+        pool = self._pools.get(endpoint)
+        return None if pool is None else pool.take(now)
+
+    async def connect(self, endpoint: Endpoint) -> Upstream:
+        """A new connection to ``endpoint``.
+
+        Raises:
+            EngineUnreachable: nobody listens.
+        """
+        pool = self._pools.get(endpoint)
+        if pool is None:
+            pool = self._pools[endpoint] = _EnginePool(endpoint, _tls_of(endpoint))
+        return await pool.connect()
+
+    def prune(self, now: float) -> None:
+        """Called once a second: close what was idle for too long, forget engines that are gone."""
+        for endpoint, pool in list(self._pools.items()):
+            pool.prune(now)
+            if pool.is_empty:
+                del self._pools[endpoint]
+
+    def close(self) -> None:
+        """Close every connection."""
+        for pool in self._pools.values():
+            pool.close()
+
+
+def _tls_of(endpoint: Endpoint) -> ssl.SSLContext | None:
+    return ssl.create_default_context() if endpoint.scheme == "https" else None
+
+
+def _is_alive(upstream: Upstream) -> bool:
+    """Whether the engine has not closed it; nothing is read."""
+    transport = upstream.transport
+    if transport is None or transport.is_closing():
+        return False
+    poll = select.poll()
+    try:
+        poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not poll.poll(0)  # readable while idle: closed, or bytes that nobody asked for
+    except (OSError, ValueError):
+        return False
