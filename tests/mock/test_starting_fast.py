@@ -18,8 +18,11 @@ def test_the_server_imports_no_part_of_the_framework_but_wire_formats_values_and
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert set(run.stdout.split()) == {
         "enginery.api",
+        "enginery.api.anthropic",
         "enginery.api.body",
+        "enginery.api.embeddings",
         "enginery.api.openai",
+        "enginery.api.responses",
         "enginery.api.sse",
         "enginery.errors",
         "enginery.values",

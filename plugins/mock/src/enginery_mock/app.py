@@ -11,7 +11,8 @@ import asyncio
 import hmac
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiohttp import web
@@ -25,23 +26,39 @@ from enginery import (
     InvalidRequest,
     MethodNotAllowed,
 )
+from enginery.api import anthropic
 from enginery.api.body import DecodedBody, decode_body
 from enginery.api.openai import error_body, error_headers, model_card, models_list
+from enginery_mock.conversations import (
+    CHAT_PATH,
+    COMPLETIONS_PATH,
+    MESSAGES_PATH,
+    RESPONSES_PATH,
+)
 from enginery_mock.devices import Ledger
 from enginery_mock.faults import TokensToCrash
 from enginery_mock.flags import ServerConfig
-from enginery_mock.generation import CHAT_PATH, COMPLETIONS_PATH, generate, read_generation
+from enginery_mock.generation import check_room, generate, read_generation
 from enginery_mock.printing import say
 from enginery_mock.sending import Pace, send_stream, send_whole
 from enginery_mock.sleeping import MODES, PARTS, Sleeper
 from enginery_mock.slots import Slots
 from enginery_mock.tokens import pieces, request_tokens, token_id
+from enginery_mock.vectors import (
+    EMBEDDINGS_PATH,
+    RERANK_PATH,
+    embedding_reply,
+    read_vectors,
+    rerank_reply,
+)
 
 __all__ = ["MockApp"]
 
 BODY_LIMIT = 64 * 1024 * 1024
 OPEN_PATHS = frozenset({"/health", "/mock/requests"})
 """No key needed: a health check proves nothing, and the counts hold no text of any request."""
+
+GENERATION_PATHS = (CHAT_PATH, COMPLETIONS_PATH, RESPONSES_PATH, MESSAGES_PATH)
 
 LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
 
@@ -79,9 +96,10 @@ class MockApp:
             [
                 web.get("/health", self._health),
                 web.get("/v1/models", self._models),
-                web.post(CHAT_PATH, self._generate),
-                web.post(COMPLETIONS_PATH, self._generate),
+                *(web.post(path, self._generate) for path in GENERATION_PATHS),
+                *(web.post(path, self._vectors) for path in (EMBEDDINGS_PATH, RERANK_PATH)),
                 web.post(f"{CHAT_PATH}/input_tokens", self._input_tokens),
+                web.post(f"{MESSAGES_PATH}/count_tokens", self._count_tokens),
                 web.post("/tokenize", self._tokenize),
                 web.get("/mock/requests", self._requests),
             ]
@@ -106,9 +124,9 @@ class MockApp:
             self._check_key(request)
             return await handler(request)
         except EngineryError as error:
-            return error_response(error)
+            return error_response(error, request.path)
         except web.HTTPException as error:
-            return error_response(_translated(error, request))
+            return error_response(_translated(error, request), request.path)
 
     def _check_key(self, request: web.Request) -> None:
         key = self._config.api_key
@@ -141,6 +159,10 @@ class MockApp:
         tokens = request_tokens(CHAT_PATH, body.object)
         return web.json_response({"input_tokens": tokens, "object": "response.input_tokens"})
 
+    async def _count_tokens(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        return web.json_response(anthropic.token_count(request_tokens(MESSAGES_PATH, body.object)))
+
     async def _tokenize(self, request: web.Request) -> web.Response:
         body = await _body(request)
         content = body.get("content", "")
@@ -157,17 +179,30 @@ class MockApp:
         reply = generate(wanted, seed=self._config.seed, context_length=self._config.context_length)
         send = send_stream if wanted.stream else send_whole
         name = request.headers.get("x-request-id") or wanted.user or reply.id
-        if self._config.flood_log is not None:
-            say(f"request {name}: {wanted.prompt_tokens} prompt tokens")
-        async with self._slots.hold(name):
-            self._begun += 1
-            if self._config.lie_on_health == "stuck":
-                await self._hang_when_due()
+        async with self._working(name, wanted.prompt_tokens):
             return await send(request, wanted, reply, self._config.model, self._pace)
 
-    async def _hang_when_due(self) -> None:
-        if self._begun > self._config.stuck_after_requests:
-            await asyncio.Event().wait()
+    async def _vectors(self, request: web.Request) -> web.Response:
+        wanted = read_vectors(request.path, await _body(request))
+        check_room(wanted.longest, self._config.context_length)
+        name = request.headers.get("x-request-id") or wanted.user or request.path
+        make = embedding_reply if request.path == EMBEDDINGS_PATH else rerank_reply
+        async with self._working(name, wanted.prompt_tokens):
+            await asyncio.sleep(self._pace.ttft)
+            reply = make(wanted, model=self._config.model, seed=self._config.seed)
+            return web.json_response(reply)
+
+    @asynccontextmanager
+    async def _working(self, name: str, prompt_tokens: int) -> AsyncIterator[None]:
+        """In a slot; for ever where `lie_on_health` says so."""
+        if self._config.flood_log is not None:
+            say(f"request {name}: {prompt_tokens} prompt tokens")
+        async with self._slots.hold(name):
+            self._begun += 1
+            stuck = self._config.lie_on_health == "stuck"
+            if stuck and self._begun > self._config.stuck_after_requests:
+                await asyncio.Event().wait()
+            yield
 
     # -- sleep, as vLLM has it -----------------------------------------------------------------
 
@@ -196,8 +231,8 @@ async def _body(request: web.Request) -> DecodedBody:
     return decode_body(await request.read())
 
 
-def error_response(error: EngineryError) -> web.Response:
-    """``error`` as an engine tells it."""
+def error_response(error: EngineryError, path: str) -> web.Response:
+    """``error`` as an engine tells it on ``path``."""
     if isinstance(error, ContextLengthExceeded):
         overflow = {
             "code": 400,
@@ -207,9 +242,9 @@ def error_response(error: EngineryError) -> web.Response:
             "n_ctx": error.context_length,
         }
         return web.json_response({"error": overflow}, status=400)
-    return web.json_response(
-        error_body(error, "engine"), status=error.status, headers=error_headers(error)
-    )
+    shape = anthropic.error_body if path.startswith(MESSAGES_PATH) else error_body
+    body = shape(error, "engine")
+    return web.json_response(body, status=error.status, headers=error_headers(error))
 
 
 def _translated(error: web.HTTPException, request: web.Request) -> EngineryError:

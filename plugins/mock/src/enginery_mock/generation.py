@@ -1,25 +1,27 @@
 """From a request's body to what is to be generated. Pure.
 
-Knows: the fields of chat completions and completions that the mock honours: ``messages``, ``prompt``,
-``max_tokens``, ``max_completion_tokens``, ``stop``, ``stream``, ``stream_options.include_usage``,
-``seed``, ``n`` (only 1), and ``ignore_eos`` as llama.cpp and vLLM have it. Other fields are accepted
-and have no effect. Does not know: slots, time or HTTP.
+Knows: the fields of chat completions, completions, responses and messages that the mock honours: the
+conversation or ``prompt``, ``max_tokens`` (``max_completion_tokens``, ``max_output_tokens``), ``stop``
+(``stop_sequences``), ``stream``, ``stream_options.include_usage``, ``seed``, ``n`` (only 1), ``tools`` and
+``tool_choice``, and ``ignore_eos`` as llama.cpp and vLLM have it. Other fields are accepted and have no
+effect. Does not know: slots, time or HTTP.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from enginery import ContextLengthExceeded, InvalidRequest
 from enginery.api.body import DecodedBody
+from enginery_mock.conversations import COMPLETIONS_PATH, RESPONSES_PATH, chat_messages
 from enginery_mock.replies import Reply, make_reply
 from enginery_mock.tokens import request_tokens
+from enginery_mock.tools import Offer, read_tools
 
-__all__ = ["CHAT_PATH", "COMPLETIONS_PATH", "Generation", "generate", "read_generation"]
+__all__ = ["Generation", "check_room", "generate", "read_generation"]
 
-CHAT_PATH = "/v1/chat/completions"
-COMPLETIONS_PATH = "/v1/completions"
+_LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class Generation:
     seed: int | None
     ignore_eos: bool
     user: str | None = None
+    tools: Offer = field(default_factory=Offer)
 
 
 def read_generation(path: str, body: DecodedBody) -> Generation:
@@ -44,21 +47,22 @@ def read_generation(path: str, body: DecodedBody) -> Generation:
     Raises:
         InvalidRequest: a field is wrong; ``param`` names it.
     """
-    prompt = _messages(body) if path == CHAT_PATH else _prompt(body)
+    prompt = _prompt(body) if path == COMPLETIONS_PATH else _messages(path, body)
     if _integer(body, "n", least=1) not in {None, 1}:
         raise InvalidRequest("the mock engine gives one choice: n must be 1", param="n")
-    limit = _integer(body, "max_completion_tokens", least=1)
+    limits = [_integer(body, name, least=1) for name in _LIMITS]
     return Generation(
         path=path,
         prompt=prompt,
         prompt_tokens=request_tokens(path, body.object),
-        max_tokens=_integer(body, "max_tokens", least=1) if limit is None else limit,
-        stop=_stop(body),
+        max_tokens=next((limit for limit in limits if limit is not None), None),
+        stop=_stop(body, "stop") + _stop(body, "stop_sequences"),
         stream=body.stream,
         include_usage=_include_usage(body),
         seed=_integer(body, "seed"),
         ignore_eos=body.get("ignore_eos") is True,
         user=body.get("user") if isinstance(body.get("user"), str) else None,
+        tools=Offer() if path == COMPLETIONS_PATH else _tools(path, body),
     )
 
 
@@ -68,14 +72,7 @@ def generate(wanted: Generation, *, seed: int, context_length: int) -> Reply:
     Raises:
         ContextLengthExceeded: the prompt leaves no room for a single token, llama.cpp's rule.
     """
-    room = context_length - wanted.prompt_tokens
-    if room <= 0:
-        raise ContextLengthExceeded(
-            f"request ({wanted.prompt_tokens} tokens) exceeds the available context size "
-            f"({context_length} tokens), try increasing it",
-            prompt_tokens=wanted.prompt_tokens,
-            context_length=context_length,
-        )
+    room = check_room(wanted.prompt_tokens, context_length)
     return make_reply(
         seed,
         wanted.prompt,
@@ -83,15 +80,34 @@ def generate(wanted: Generation, *, seed: int, context_length: int) -> Reply:
         stop=wanted.stop,
         request_seed=wanted.seed,
         ignore_eos=wanted.ignore_eos,
+        tools=wanted.tools,
     )
 
 
-def _messages(body: DecodedBody) -> list[Any]:
-    messages = body.get("messages")
+def check_room(prompt_tokens: int, context_length: int) -> int:
+    """The tokens that are left for a reply, at least 1.
+
+    Raises:
+        ContextLengthExceeded: there is no room for a single one, llama.cpp's rule.
+    """
+    room = context_length - prompt_tokens
+    if room <= 0:
+        raise ContextLengthExceeded(
+            f"request ({prompt_tokens} tokens) exceeds the available context size "
+            f"({context_length} tokens), try increasing it",
+            prompt_tokens=prompt_tokens,
+            context_length=context_length,
+        )
+    return room
+
+
+def _messages(path: str, body: DecodedBody) -> list[Any]:
+    name = "input" if path == RESPONSES_PATH else "messages"
+    messages = chat_messages(path, body.object)
     if not isinstance(messages, list) or not messages:
-        raise InvalidRequest("messages must be a list of at least one message", param="messages")
+        raise InvalidRequest(f"{name} must be a list of at least one message", param=name)
     for number, message in enumerate(messages):
-        where = f"messages[{number}]"
+        where = f"{name}[{number}]"
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise InvalidRequest(f"{where} must be an object with a role", param=where)
         if not isinstance(message.get("content"), str | list | None):
@@ -99,6 +115,10 @@ def _messages(body: DecodedBody) -> list[Any]:
                 f"{where}.content must be a string or a list of parts", param=where
             )
     return messages
+
+
+def _tools(path: str, body: DecodedBody) -> Offer:
+    return read_tools(path, body.get("tools"), body.get("tool_choice"))
 
 
 def _prompt(body: DecodedBody) -> Any:
@@ -111,11 +131,11 @@ def _prompt(body: DecodedBody) -> Any:
     return prompt
 
 
-def _stop(body: DecodedBody) -> tuple[str, ...]:
-    stop = body.get("stop")
+def _stop(body: DecodedBody, name: str) -> tuple[str, ...]:
+    stop = body.get(name)
     words = [] if stop is None else [stop] if isinstance(stop, str) else stop
     if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
-        raise InvalidRequest("stop must be a string or a list of strings, none empty", param="stop")
+        raise InvalidRequest(f"{name} must be a string or strings, none empty", param=name)
     return tuple(words)
 
 

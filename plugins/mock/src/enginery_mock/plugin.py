@@ -61,12 +61,17 @@ class MockPlugin:
 
     @hookimpl
     def get_supported_endpoints(self) -> Sequence[str]:
-        """The inference routes, and the two that count tokens."""
+        """The inference routes, and those that count tokens."""
         return (
             "/v1/chat/completions",
             "/v1/completions",
+            "/v1/responses",
+            "/v1/messages",
+            "/v1/embeddings",
+            "/v1/rerank",
             "/v1/models",
             "/v1/chat/completions/input_tokens",
+            "/v1/messages/count_tokens",
             "/tokenize",
         )
 

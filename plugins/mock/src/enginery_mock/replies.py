@@ -12,10 +12,12 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from enginery.api.openai import FinishReason
 from enginery_mock.tokens import pieces
+from enginery_mock.tools import Offer, Tool, chosen_tool, write_arguments
 
 __all__ = ["Reply", "compose", "make_reply"]
 
@@ -58,12 +60,17 @@ class Reply:
     Args:
         id: hexadecimal, without a prefix.
         pieces: its tokens as text, in order.
-        finish_reason: ``"stop"`` at its own end or a stop string, ``"length"`` when it was cut.
+        finish_reason: ``"stop"`` at its own end or a stop string, ``"length"`` when it was cut,
+            ``"tool_calls"`` when it calls a tool.
+        tool: the tool that it calls; then the pieces are those of the arguments, as JSON.
+        stop: the stop string before which it ended, if any.
     """
 
     id: str
     pieces: tuple[str, ...]
     finish_reason: FinishReason
+    tool: str | None = None
+    stop: str | None = None
 
     @property
     def text(self) -> str:
@@ -79,6 +86,7 @@ def make_reply(
     stop: Sequence[str] = (),
     request_seed: int | None = None,
     ignore_eos: bool = False,
+    tools: Offer | None = None,
 ) -> Reply:
     """The reply to ``prompt``.
 
@@ -89,10 +97,13 @@ def make_reply(
         stop: the text ends before the first of these.
         request_seed: the request's own seed, which changes the reply like another engine's seed.
         ignore_eos: does not end by itself: the reply has exactly ``limit`` tokens.
+        tools: what it may call instead of saying something.
     """
-    told = json.dumps([seed, request_seed, prompt], sort_keys=True, ensure_ascii=True)
-    digest = hashlib.sha256(told.encode()).digest()
-    chance = random.Random(int.from_bytes(digest))  # noqa: S311  # repeatable is what it must be
+    digest, chance = _dice(seed, request_seed, prompt)
+    if tools is not None:
+        tool = chosen_tool(tools, prompt, chance.random)
+        if tool is not None:
+            return _call(digest.hex()[:24], tool, chance, limit)
     wanted = None if ignore_eos else _below(chance, MIN_SENTENCES, MAX_SENTENCES + 1)
     said: list[str] = []
     for number, sentence in enumerate(compose(chance)):
@@ -103,7 +114,20 @@ def make_reply(
     if ignore_eos:
         finish = "length"
     kept, stopped = _until_stop(said[:limit], stop)
-    return Reply(digest.hex()[:24], tuple(kept), "stop" if stopped else finish)
+    reason = finish if stopped is None else "stop"
+    return Reply(digest.hex()[:24], tuple(kept), reason, stop=stopped)
+
+
+def _dice(seed: int, request_seed: int | None, prompt: Any) -> tuple[bytes, random.Random]:
+    told = json.dumps([seed, request_seed, prompt], sort_keys=True, ensure_ascii=True)
+    digest = hashlib.sha256(told.encode()).digest()
+    return digest, random.Random(int.from_bytes(digest))  # noqa: S311  # repeatable is what it must be
+
+
+def _call(id: str, tool: Tool, chance: random.Random, limit: int) -> Reply:
+    said = pieces(json.dumps(write_arguments(tool.schema, chance.random)))
+    cut = len(said) > limit
+    return Reply(id, tuple(said[:limit]), "length" if cut else "tool_calls", tool=tool.name)
 
 
 def compose(chance: random.Random) -> Iterator[str]:
@@ -124,17 +148,17 @@ def _below(chance: random.Random, low: int, high: int) -> int:
     return low + int(chance.random() * (high - low))
 
 
-def _until_stop(said: list[str], stop: Sequence[str]) -> tuple[list[str], bool]:
-    """The pieces up to the first stop string, the last one cut, and whether there was one."""
+def _until_stop(said: list[str], stop: Sequence[str]) -> tuple[list[str], str | None]:
+    """The pieces up to the first stop string, the last one cut, and which it was."""
     text = "".join(said)
-    places = [at for at in (text.find(word) for word in stop) if at >= 0]
+    places = [(at, word) for word in stop if (at := text.find(word)) >= 0]
     if not places:
-        return said, False
-    left = min(places)
+        return said, None
+    left, word = min(places, key=itemgetter(0))
     kept = []
     for piece in said:
         if left <= 0:
             break
         kept.append(piece[:left])
         left -= len(piece)
-    return kept, True
+    return kept, word

@@ -1,28 +1,24 @@
-"""Sending a reply: its pace, its frames, and death in the middle of a stream.
+"""Sending a reply: its pace, and death in the middle of a stream.
 
-Knows: time to first token, inter-token latency, the order of a stream's frames. Does not know: how the
-reply came about, or who waits for it. Runs inside a slot; when the client leaves, aiohttp cancels it.
+Knows: time to first token, inter-token latency. Does not know: how the reply came about, what its frames
+say (`shapes`), or who waits for it. Runs inside a slot; when the client leaves, aiohttp cancels it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 from aiohttp import web
 
-from enginery.api import openai
-from enginery.api.sse import DONE, encode_event
-from enginery_mock.generation import CHAT_PATH, Generation
+from enginery_mock.generation import Generation
 from enginery_mock.replies import Reply
+from enginery_mock.shapes import frames, whole
 
-__all__ = ["Pace", "frames", "send_stream", "send_whole"]
+__all__ = ["Pace", "send_stream", "send_whole"]
 
 KILLED = 137  # what a shell reports for SIGKILL
 STREAM_HEADERS = {
@@ -61,27 +57,7 @@ async def send_whole(
             await asyncio.sleep(pause)
             pace.on_token()
             pause = pace.itl
-    counts = openai.usage(wanted.prompt_tokens, len(reply.pieces))
-    created = int(time.time())
-    if wanted.path == CHAT_PATH:
-        body = openai.chat_completion(
-            id=f"chatcmpl-{reply.id}",
-            created=created,
-            model=model,
-            content=reply.text,
-            finish_reason=reply.finish_reason,
-            usage=counts,
-        )
-    else:
-        body = openai.text_completion(
-            id=f"cmpl-{reply.id}",
-            created=created,
-            model=model,
-            text=reply.text,
-            finish_reason=reply.finish_reason,
-            usage=counts,
-        )
-    return web.json_response(body)
+    return web.json_response(whole(wanted, reply, model, int(time.time())))
 
 
 async def send_stream(
@@ -104,34 +80,3 @@ async def send_stream(
             os._exit(KILLED)
     await response.write_eof()
     return response
-
-
-def frames(
-    wanted: Generation, reply: Reply, model: str, created: int
-) -> Iterator[tuple[bool, bytes]]:
-    """The frames of a stream in order, each with True when it carries a token.
-
-    A chat begins with a frame that only names the role; then one for each token, one for the reason to
-    finish, one for the usage if asked for, and ``[DONE]``.
-    """
-    counts = openai.usage(wanted.prompt_tokens, len(reply.pieces)) if wanted.include_usage else None
-    if wanted.path == CHAT_PATH:
-        chunk: Callable[..., dict[str, Any]] = partial(
-            openai.chat_chunk, id=f"chatcmpl-{reply.id}", created=created, model=model
-        )
-        yield False, _frame(chunk(delta={"role": "assistant", "content": ""}))
-        for piece in reply.pieces:
-            yield True, _frame(chunk(delta={"content": piece}))
-        yield False, _frame(chunk(delta={}, finish_reason=reply.finish_reason))
-    else:
-        chunk = partial(openai.text_chunk, id=f"cmpl-{reply.id}", created=created, model=model)
-        for piece in reply.pieces:
-            yield True, _frame(chunk(text=piece))
-        yield False, _frame(chunk(text="", finish_reason=reply.finish_reason))
-    if counts is not None:
-        yield False, _frame(chunk(usage=counts))
-    yield False, DONE
-
-
-def _frame(chunk: dict[str, Any]) -> bytes:
-    return encode_event(json.dumps(chunk, separators=(",", ":")))

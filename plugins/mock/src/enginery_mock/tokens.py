@@ -12,7 +12,8 @@ The rules:
   number a vocabulary.
 * A chat costs 4 tokens for each message, 3 for the start of the reply, and the tokens of its contents.
   A content part that is not text costs 64.
-* A completion's prompt costs its tokens, or its length when it is a list of ids.
+* A completion's prompt costs its tokens, or its length when it is a list of ids; so does what is embedded.
+* Reranking costs the tokens of the query and of each document.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from __future__ import annotations
 import re
 import zlib
 from typing import Any
+
+from enginery_mock.conversations import chat_messages
 
 __all__ = [
     "CHAT_OVERHEAD",
@@ -60,9 +63,13 @@ def request_tokens(path: str, body: dict[str, Any]) -> int:
 
     Never fails: what the server refuses counts as nothing.
     """
-    if "/chat/" in path or "prompt" not in body:
-        return chat_tokens(body.get("messages"))
-    return prompt_tokens(body["prompt"])
+    if path == "/v1/embeddings":
+        return prompt_tokens(body.get("input"))
+    if path == "/v1/rerank":
+        return prompt_tokens(body.get("query")) + prompt_tokens(body.get("documents"))
+    if path == "/v1/completions":
+        return prompt_tokens(body.get("prompt"))
+    return chat_tokens(chat_messages(path, body))
 
 
 def chat_tokens(messages: Any) -> int:
