@@ -1,4 +1,4 @@
-"""The guardian's pure parts; what it does to processes is in test_process."""
+"""The guardian's pure parts; what it does to processes is in test_process and its neighbours."""
 
 from __future__ import annotations
 
