@@ -28,6 +28,8 @@ from enginery.values import JSONObject
 __all__ = ["Fold", "engine_error", "streaming_fields"]
 
 _ANY = msgspec.json.Decoder(Any)
+_FAULTS = (LookupError, TypeError, AttributeError, ValueError)
+"""What reading a chunk of another shape raises; checking each field before would cost as much again."""
 
 
 def streaming_fields(api: Api, body: Mapping[str, Any]) -> JSONObject:
@@ -95,7 +97,7 @@ class Fold:
             raise engine_error(error)
         try:
             self._parts.add(chunk)
-        except (LookupError, TypeError, AttributeError, ValueError) as fault:
+        except _FAULTS as fault:
             raise BadEngineReply(
                 f"the engine's stream holds what is no part of a reply ({fault!r}): {chunk!r:.200}"
             ) from None
@@ -104,11 +106,14 @@ class Fold:
         """The whole reply.
 
         Raises:
-            BadEngineReply: the stream ended before it was complete.
+            BadEngineReply: the stream ended before it was complete, or its parts make no reply.
         """
         if not self._parts.complete:
             raise BadEngineReply("the engine's stream ended in the middle of the reply")
-        return self._parts.reply()
+        try:
+            return self._parts.reply()
+        except _FAULTS as fault:
+            raise BadEngineReply(f"the engine's stream makes no reply: {fault!r}") from None
 
 
 class _Parts(Protocol):
