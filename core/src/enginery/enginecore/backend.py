@@ -85,7 +85,7 @@ class Backend(Protocol):
         ...
 
     def shutdown(self) -> None:
-        """Free everything. Idempotent, and must not wait for running requests."""
+        """Free everything. Idempotent; waits for running requests no longer than a second or two."""
         ...
 
 
@@ -100,7 +100,13 @@ class Tokenizer(Protocol):
         """The token ids of a text."""
         ...
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(
+        self,
+        ids: Sequence[int],
+        *,
+        skip_special_tokens: bool = True,
+        spaces_between_special_tokens: bool = True,
+    ) -> str:
         """The text of token ids; bytes that are no UTF-8 become U+FFFD."""
         ...
 

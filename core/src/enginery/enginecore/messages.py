@@ -154,7 +154,7 @@ class EngineCoreRequest(msgspec.Struct, array_like=True, omit_defaults=True, gc=
             _refuse(form, "is empty")
         if self.prompt_token_ids is not None:
             for token in self.prompt_token_ids:
-                if type(token) is not int or token < 0:
+                if type(token) is not int or not 0 <= token < _NUMBERS:
                     _refuse("prompt_token_ids", f"must hold token ids, got {token!r}")
         if self.messages is not None:
             for number, message in enumerate(self.messages):
@@ -162,8 +162,8 @@ class EngineCoreRequest(msgspec.Struct, array_like=True, omit_defaults=True, gc=
                     _refuse(f"messages[{number}]", "must be an object with a role")
         if not _is(self.sampling_params, SamplingParams):
             _refuse("sampling_params", "must be SamplingParams")
-        if type(self.priority) is not int:
-            _refuse("priority", f"must be a whole number, got {self.priority!r}")
+        if type(self.priority) is not int or not -_NUMBERS < self.priority < _NUMBERS:
+            _refuse("priority", f"must be a whole number of 31 bits, got {self.priority!r}")
 
     @property
     def form(self) -> PromptForm:
@@ -173,6 +173,7 @@ class EngineCoreRequest(msgspec.Struct, array_like=True, omit_defaults=True, gc=
         return "text" if self.prompt is not None else "messages"
 
 
+_NUMBERS = 2**31
 _PROMPTS = ("prompt_token_ids", "prompt", "messages")
 
 
@@ -237,7 +238,7 @@ class EngineCoreOutputs(msgspec.Struct, array_like=True, omit_defaults=True, gc=
 
     Args:
         outputs: at most one per request.
-        seq: 1, 2, … per core: a gap means a lost batch.
+        seq: 1, 2, … per core, of the batches that have outputs: a gap means a lost one.
         timestamp: when the step ended, monotonic seconds.
         state: the core's state after the step; clients keep it as `is_sleeping`'s cheap answer.
         stats: every second or so with ``log_stats``, see `EngineCore.get_stats`; else None.

@@ -70,8 +70,14 @@ class Request(msgspec.Struct, eq=False, gc=False, kw_only=True):
     next_hash_at: int = 0
 
     @classmethod
-    def of(cls, request: EngineCoreRequest, max_model_len: int, rank: tuple[float, int]) -> Request:
-        """The request as a scheduler keeps it.
+    def of(
+        cls,
+        request: EngineCoreRequest,
+        max_model_len: int,
+        rank: tuple[float, int],
+        eos_token_id: int | None = None,
+    ) -> Request:
+        """The request as a scheduler keeps it; ``eos_token_id`` is for one that brings none.
 
         Raises:
             ContextLengthExceeded: the prompt leaves no room for one token of the reply.
@@ -89,7 +95,9 @@ class Request(msgspec.Struct, eq=False, gc=False, kw_only=True):
         limit = max_model_len
         if params.max_tokens is not None:
             limit = min(limit, len(prompt) + params.max_tokens)
-        eos = None if params.ignore_eos else request.eos_token_id
+        eos = eos_token_id if request.eos_token_id is None else request.eos_token_id
+        if params.ignore_eos:
+            eos = None
         stops = params.stop_token_ids if eos is None else (*params.stop_token_ids, eos)
         return cls(
             request_id=request.request_id,

@@ -29,7 +29,7 @@ class SamplingParams(
         top_p: share of the probability that is sampled from, above 0 and at most 1.
         top_k: how many of the likeliest tokens are sampled from, at least 1; -1, all.
         min_p: least probability of a token relative to the likeliest one, 0 to 1.
-        seed: makes the reply repeatable where the backend can; None, the backend's own.
+        seed: makes the reply repeatable where the backend can, 64 bits with a sign; None, the backend's own.
         presence_penalty: -2 to 2.
         frequency_penalty: -2 to 2.
         repetition_penalty: above 0; 1 is none.
@@ -75,7 +75,7 @@ class SamplingParams(
             raise InvalidRequest("top_k must be at least 1, or -1 for all, got 0", param="top_k")
         _number("min_p", self.min_p, least=0.0, most=1.0)
         if self.seed is not None:
-            _whole("seed", self.seed)
+            _whole("seed", self.seed, least=-(2**63), most=2**63 - 1)
         _number("presence_penalty", self.presence_penalty, least=-2.0, most=2.0)
         _number("frequency_penalty", self.frequency_penalty, least=-2.0, most=2.0)
         _number("repetition_penalty", self.repetition_penalty, above=0.0)
@@ -105,7 +105,7 @@ class SamplingParams(
             ids = tuple(_listed("stop_token_ids", ids))
             msgspec.structs.force_setattr(self, "stop_token_ids", ids)
         for token in ids:
-            _whole("stop_token_ids", token, least=0)
+            _whole("stop_token_ids", token, least=0, most=2**31 - 1)
 
 
 _FLAGS = (
@@ -124,11 +124,13 @@ def _listed(name: str, value: Any) -> list[Any] | tuple[Any, ...]:
     return value
 
 
-def _whole(name: str, value: Any, *, least: int | None = None) -> None:
+def _whole(name: str, value: Any, *, least: int, most: int | None = None) -> None:
     if type(value) is not int:
         raise InvalidRequest(f"{name} must be a whole number, got {value!r}", param=name)
-    if least is not None and value < least:
+    if value < least:
         raise InvalidRequest(f"{name} must be at least {least}, got {value}", param=name)
+    if most is not None and value > most:
+        raise InvalidRequest(f"{name} must be at most {most}, got {value}", param=name)
 
 
 def _number(

@@ -34,7 +34,9 @@ class Scheduler(Protocol):
     max_model_len: int
     max_num_seqs: int
 
-    def add_request(self, request: EngineCoreRequest, now: float) -> Request:
+    def add_request(
+        self, request: EngineCoreRequest, now: float, eos_token_id: int | None = None
+    ) -> Request:
         """Queue a request with a prompt of token ids. Raises `InvalidRequest`."""
         ...
 
@@ -42,8 +44,8 @@ class Scheduler(Protocol):
         """Drop requests; unknown ids are ignored. Returns those that were unfinished."""
         ...
 
-    def finish_requests(self, ids: Iterable[str]) -> None:
-        """End requests for a reason that the scheduler cannot see, such as a stop string."""
+    def finish_request(self, request_id: str) -> Request:
+        """End a request for a reason that the scheduler cannot see, such as a stop string."""
         ...
 
     def has_requests(self) -> bool:
@@ -104,7 +106,7 @@ class SimpleScheduler:
         self.max_num_batched_tokens = max_num_batched_tokens
         self._requests: dict[str, Request] = {}
         self._running: list[Request] = []
-        self._waiting = WaitingQueue(aging_s)
+        self._waiting: WaitingQueue[Request] = WaitingQueue(aging_s)
         self._finished: list[str] = []
         self._preempted: list[str] = []
         self._preemptions = 0
@@ -121,8 +123,15 @@ class SimpleScheduler:
         """Requests without blocks."""
         return len(self._waiting)
 
-    def add_request(self, request: EngineCoreRequest, now: float) -> Request:
+    def add_request(
+        self, request: EngineCoreRequest, now: float, eos_token_id: int | None = None
+    ) -> Request:
         """Queue a request; see `Scheduler`.
+
+        Args:
+            request: its prompt must be token ids.
+            now: on the clock of its ``arrival_time``.
+            eos_token_id: the end of sequence, if the request brings none.
 
         Raises:
             InvalidRequest: no token ids, or the id is taken; ``param`` names the field.
@@ -134,7 +143,8 @@ class SimpleScheduler:
             )
         if request.prompt_token_ids is None:
             raise InvalidRequest("prompt_token_ids: must be given", param="prompt_token_ids")
-        made = Request.of(request, self.max_model_len, self._waiting.rank(request, now))
+        rank = self._waiting.rank(request, now)
+        made = Request.of(request, self.max_model_len, rank, eos_token_id)
         self._requests[request.request_id] = made
         self._waiting.push(made)
         return made
@@ -143,10 +153,11 @@ class SimpleScheduler:
         """Drop requests; see `Scheduler`."""
         return [each for each in ids if self._end(each, RequestStatus.ABORTED)]
 
-    def finish_requests(self, ids: Iterable[str]) -> None:
-        """End requests; see `Scheduler`."""
-        for each in ids:
-            self._end(each, RequestStatus.FINISHED)
+    def finish_request(self, request_id: str) -> Request:
+        """End a request; see `Scheduler`. Raises KeyError for an unknown one."""
+        request = self._requests[request_id]
+        self._end(request_id, RequestStatus.FINISHED)
+        return request
 
     def has_requests(self) -> bool:
         """True while a request is unfinished."""
@@ -178,6 +189,8 @@ class SimpleScheduler:
             budget -= count
         if self._waiting and preempted == self._preemptions:
             self._admit(scheduled, counts, budget)
+        if not scheduled:
+            return SchedulerOutput([], [])  # the news for the executor waits for the next step
         work = SchedulerOutput(scheduled, counts, self._preempted, self._finished)
         if self._preempted:
             self._preempted = []

@@ -10,16 +10,26 @@ all alike, so nobody is overtaken for ever, and no rank ever changes.
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
+from typing import Generic, Protocol, TypeVar
 
 from enginery.enginecore.messages import EngineCoreRequest
-from enginery.enginecore.request import Request
 
 __all__ = ["WaitingQueue"]
+
+
+class _Ranked(Protocol):
+    rank: tuple[float, int]
+
+    @property
+    def is_finished(self) -> bool: ...
+
+
+R = TypeVar("R", bound=_Ranked)
 
 _SLACK = 64  # dropped entries that may lie in the heap beside half of it
 
 
-class WaitingQueue:
+class WaitingQueue(Generic[R]):
     """Push and pop in O(log n), drop in O(1) on average.
 
     Args:
@@ -30,7 +40,7 @@ class WaitingQueue:
         if not aging_s > 0:
             raise ValueError(f"aging_s must be above 0, got {aging_s}")
         self._aging_s = aging_s
-        self._heap: list[tuple[tuple[float, int], Request]] = []
+        self._heap: list[tuple[tuple[float, int], R]] = []
         self._dropped = 0
         self._arrivals = 0
 
@@ -43,11 +53,11 @@ class WaitingQueue:
         arrival = min(request.arrival_time, now) if request.arrival_time > 0 else now
         return arrival - request.priority * self._aging_s, self._arrivals
 
-    def push(self, request: Request) -> None:
+    def push(self, request: R) -> None:
         """Queue a new request, or one that lost its blocks: at its old place."""
         heappush(self._heap, (request.rank, request))
 
-    def head(self) -> Request | None:
+    def head(self) -> R | None:
         """The next one, which stays."""
         while self._heap:
             request = self._heap[0][1]
@@ -57,7 +67,7 @@ class WaitingQueue:
             self._dropped -= 1
         return None
 
-    def pop(self) -> Request:
+    def pop(self) -> R:
         """Take what `head` showed."""
         return heappop(self._heap)[1]
 
