@@ -6,11 +6,12 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
 from enginery.engine.endpoints import free_endpoint
-from enginery.engine.listeners import _by_netlink, _by_proc, listener_is_ours
+from enginery.engine.listeners import _by_netlink, _by_proc, listener_is_ours, socket_is_ours
 
 LISTENER = """
 import socket, sys
@@ -72,3 +73,61 @@ def test_netlink_and_proc_say_the_same(host) -> None:
             assert list(_by_netlink(port)) == [inode]
         except OSError as error:
             pytest.skip(f"netlink is refused here: {error}")
+
+
+UNIX_LISTENER = """
+import socket, sys
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+print("listening", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def path():
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        yield f"{directory}/x.sock"
+
+
+def test_nobody_listens_on_a_socket_that_is_not_there_or_was_left_behind(path) -> None:
+    assert socket_is_ours(os.getpid(), path) is None
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+    assert socket_is_ours(os.getpid(), path) is None
+
+
+def test_the_kernel_says_whose_unix_socket_it_is(path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, child("-c", LISTENER) as other:
+        listener.bind(path)
+        listener.listen()
+        assert socket_is_ours(os.getpid(), path) is True
+        assert socket_is_ours(other.pid, path) is False
+
+
+def test_a_grandchilds_unix_socket_counts_as_its_grandparents(path) -> None:
+    with child("-c", PARENT, "-c", UNIX_LISTENER, path) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        assert socket_is_ours(parent.pid, path) is True
+        with child("-c", LISTENER) as stranger:
+            assert socket_is_ours(stranger.pid, path) is False
+        parent.communicate()
+    assert socket_is_ours(os.getpid(), path) is None
+
+
+def test_a_listener_with_a_full_queue_says_nothing_and_holds_nobody_up(path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(0)
+        waiting = [socket.socket(socket.AF_UNIX) for _ in range(4)]
+        try:
+            for one in waiting:
+                one.setblocking(False)
+                one.connect_ex(path)
+            assert socket_is_ours(os.getpid(), path) is None
+        finally:
+            for one in waiting:
+                one.close()

@@ -103,18 +103,23 @@ class AttachedInstance(EngineInstance):
         self.endpoint = await self._launcher.reserve(self.variant)
         self.command = Command(())  # its health path is the usual one; else models are asked for
         self.handle = await self._launcher.launch(self.command, self.endpoint, name, lambda _: None)
-        failures = 0
+        failures, again = 0, False
         while True:
             wanted.clear()
             health = await self._look(self._running())
+            again = health.state != "ready" and wanted.is_set() and not again
+            if again:
+                continue  # who wants it since then is not told how it was before
             if health.state == "ready":
                 failures = 0
                 self._report(Ready(name, generation))
             else:
                 failures += 1
-                said = f"{name} does not serve at {self.endpoint.base_url}: {health.detail or health.state}"
-                error = EngineUnreachable(said, retry_after=RETRY_AFTER)
-                self._report(Lost(name, generation, error))
+                said = f"{name} does not serve at {self.endpoint.base_url}: "
+                said += health.detail or health.state
+                self._report(
+                    Lost(name, generation, EngineUnreachable(said, retry_after=RETRY_AFTER))
+                )
             await pause(next_look_in(failures), self._clock, wanted)
 
     async def _look(self, engine: RunningEngine) -> Health:
