@@ -1,36 +1,23 @@
-"""The scheduler against a simulated world: engines that load, fail, crash and stop in bounded time."""
+"""The scheduler against a simulated world: whose turn it is, who waits, who makes room, who stops."""
 
 from __future__ import annotations
 
-import pytest
-
 from enginery.engine.scheduler import SchedulingLimits
 from enginery.engine.seam import (
-    Exited,
-    Failed,
     Grant,
-    Ready,
     Reject,
     ShutdownAsked,
     Start,
-    StopFailed,
-    Stopped,
-    Unhealthy,
     UnloadAsked,
 )
 from enginery.errors import (
     EngineBusy,
-    EngineCrashed,
     EngineEvicted,
-    EngineQuarantined,
-    EngineStartFailed,
     QueueFull,
     ShuttingDown,
 )
 from enginery.lifecycle import State
 from support.world import LIMITS, World
-
-# -- what follows from what --------------------------------------------------------------------
 
 
 def test_a_cold_model_is_started_and_its_request_granted_when_it_is_ready():
@@ -152,125 +139,12 @@ def test_a_stream_of_important_requests_for_others_does_not_starve_a_modest_one(
     assert modest in world.open
 
 
-def test_a_load_that_fails_answers_everybody_who_waited_for_it_and_nobody_else():
-    world = World()
-    world.load_fails = True
-    one, two = world.ask("a"), world.ask("a")
-    other = world.ask("b")
-    world.advance(2.0)
-    for request_id in (one, two):
-        answer = world.answers[request_id]
-        assert isinstance(answer, Reject)
-        assert isinstance(answer.error, EngineStartFailed)
-    world.load_fails = False
-    world.advance(2.0)
-    assert other in world.open
-
-
-def test_a_failed_model_is_tried_again_by_the_next_request():
-    world = World()
-    world.load_fails = True
-    world.ask("a")
-    world.advance(2.0)
-    world.load_fails = False
-    world.advance(1.0)
-    again = world.ask("a")
-    world.advance(2.0)
-    assert again in world.open
-
-
-def test_before_the_back_off_is_over_the_same_error_comes_at_once_with_a_time_to_come_back():
-    world = World()
-    world.load_fails = True
-    world.ask("a")
-    world.advance(2.0)
-    soon = world.answers[world.ask("a")]
-    assert isinstance(soon, Reject)
-    assert isinstance(soon.error, EngineStartFailed)
-    assert soon.error.retry_after == 1.0
-    assert sum(isinstance(action, Start) for action in world.log) == 1
-
-
-def test_who_asks_by_name_does_not_wait_for_the_back_off():
-    world = World()
-    world.load_fails = True
-    world.ask("a")
-    world.advance(2.0)
-    world.load_fails = False
-    again = world.ask("a", asked=True)
-    world.advance(2.0)
-    assert again in world.open
-
-
-def test_a_broken_model_that_is_polled_costs_one_start_per_back_off_and_blocks_nobody():
-    world = World()
-    world.load_takes, world.load_fails = 0.1, True
-    for _ in range(6000):
-        world.ask("a")
-        world.advance(0.1)
-    starts = [action for action in world.log if isinstance(action, Start)]
-    assert len(starts) == 5, "then it is in quarantine"
-    last = world.answers[max(world.answers)]
-    assert isinstance(last, Reject)
-    assert isinstance(last.error, EngineQuarantined)
-    world.load_fails = False
-    other = world.ask("b")
-    world.advance(0.1)
-    assert other in world.open
-    world.release(other)
-    again = world.ask("a", asked=True)
-    world.advance(1.0)
-    assert again in world.open
-
-
-def test_a_variant_that_fails_leaves_the_other_candidate():
-    world = World()
-    world.load_fails = True
-    one = world.ask("a", others="b")
-    world.advance(2.0)
-    world.load_fails = False
-    world.advance(2.0)
-    assert world.open[one].instance == "b/default"
-
-
 def test_a_small_request_uses_the_resident_variant_instead_of_swapping():
     world = World()
     world.ask("b")
     world.advance(2.0)
     one = world.ask("a", others="b")
     assert world.open[one].instance == "b/default"
-
-
-def test_a_crash_ends_its_leases_and_the_next_request_starts_the_engine_again():
-    world = World()
-    one = world.ask("a")
-    world.advance(2.0)
-    world.crash()
-    assert isinstance(world.evicted[one].error, EngineCrashed)
-    two = world.ask("a")
-    world.advance(0.9)
-    assert world.state("a/default") is State.FAILED, "the back-off is a second"
-    world.advance(0.1 + 2.0)
-    assert world.open[two].generation == 2
-
-
-def test_late_news_of_an_earlier_process_changes_nothing():
-    world = World()
-    world.ask("a")
-    world.advance(2.0)
-    world.crash()
-    world.ask("a")
-    world.advance(3.0)
-    before = world.scheduler.instances()
-    for news in (
-        Ready("a/default", 1),
-        Exited("a/default", 1, EngineCrashed("old")),
-        Stopped("a/default", 1),
-        Failed("a/default", 1, EngineStartFailed("old")),
-        Unhealthy("a/default", 1),
-    ):
-        assert world.tell(news) == []
-    assert world.scheduler.instances() == before
 
 
 def test_a_load_that_everybody_left_goes_on_while_nobody_else_waits():
@@ -360,34 +234,6 @@ def test_unload_of_what_does_not_run_is_done_at_once():
     world = World()
     world.tell(UnloadAsked(77, ("a/default", "b/default")))
     assert world.unloaded[77].error is None
-
-
-@pytest.mark.parametrize("in_use", [True, False])
-def test_an_unhealthy_engine_is_restarted_only_when_nobody_uses_it(in_use):
-    world = World()
-    one = world.ask("a")
-    world.advance(2.0)
-    if not in_use:
-        world.release(one)
-    world.tell(Unhealthy("a/default", 1))
-    assert world.state("a/default") is (State.READY if in_use else State.STOPPING)
-
-
-def test_an_engine_that_will_not_die_refuses_everything_else_and_says_why():
-    world = World()
-    world.ask("a")
-    world.advance(2.0)
-    world.release(1)
-    other = world.ask("b")
-    world.tell(StopFailed("a/default", 1, EngineStartFailed("pid 7 survived SIGKILL")))
-    answer = world.answers[other]
-    assert isinstance(answer, Reject)
-    assert "pid 7 survived SIGKILL" in answer.error.message
-    world.due.clear()
-    world.stopped("a/default", 1)
-    world.ask("b")
-    world.advance(2.0)
-    assert world.state("b/default") is State.READY, "it died at last"
 
 
 def test_shutdown_refuses_the_waiting_drains_the_open_and_stops_all():

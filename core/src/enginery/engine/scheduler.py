@@ -2,8 +2,8 @@
 
 Pure: events and the time in, actions out; no I/O, no clock, no task. Nobody else decides on an
 instance's state, so there is nothing to lock and nothing to look at first. Does not know: how engines
-are started, or requests forwarded. Who fits beside whom is `placement`'s, when a failed engine may start again is
-`restarts`'.
+are started, or requests forwarded. Who fits beside whom is `placement`'s, when a failed engine may start again
+`restarts`', when to look again `waking`'s, and what a refused request is told `refusals`'.
 
 * A request whose model is resident is granted in the same call, so a resident model's traffic is
   never held up by a swap that can wait.
@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from enginery.engine import refusals
 from enginery.engine.placement import Bytes, Placement, place
 from enginery.engine.queue import Group, RequestQueue
 from enginery.engine.restarts import RestartPolicy, RestartRecord
@@ -58,15 +59,11 @@ from enginery.engine.seam import (
     WakeMeAt,
     Woke,
 )
+from enginery.engine.waking import next_moment
 from enginery.errors import (
-    EngineBusy,
     EngineEvicted,
-    EngineQuarantined,
     EngineryError,
-    EngineStartFailed,
     EngineUnreachable,
-    QueueFull,
-    ShuttingDown,
 )
 from enginery.lifecycle import TRANSITIONS, State, Trigger
 from enginery.values import Variant
@@ -154,19 +151,17 @@ class EngineScheduler:
 
     def _requested(self, request: QueuedRequest, now: float) -> None:
         if self._closing is not None:
-            self._roster.out.append(Reject(request, ShuttingDown("the manager is shutting down")))
+            self._roster.out.append(Reject(request, refusals.closing()))
             return
         if request.asked:
             for variant in request.candidates:
                 if variant.id in self._roster.instances:
                     self._roster.instances[variant.id].record.asked()
-        error = self._held_up(request, now)
+        error = refusals.down(request, self._roster.instances, now)
         model = request.candidates[0].model
         waiting = self._queue.waiting_for_model(model)
         if error is None and waiting >= self._limits.max_queue:
-            error = QueueFull(
-                f"{waiting} requests wait for {model!r} (max_queue)", retry_after=self._patience()
-            )
+            error = refusals.full(model, waiting, self._limits.max_wait)
         if error is None:
             self._queue.add(request)
         else:
@@ -178,28 +173,6 @@ class EngineScheduler:
         attached = one is not None and one.traits.attached and one.state is State.READY
         if one is not None and attached and event.outcome is Outcome.ENGINE_ERROR:
             self._roster.probe(one)
-
-    def _held_up(self, request: QueuedRequest, now: float) -> EngineryError | None:
-        """The error for a request that none of its candidates will serve soon: all failed to start.
-
-        One that crashed while it served is different: it is known to work, so its requests wait.
-        """
-        error: EngineryError | None = None
-        for variant in request.candidates:
-            one = self._roster.instances.get(variant.id)
-            if one is None or one.state is not State.FAILED or one.record.may_start(now):
-                return None
-            if one.record.quarantined:
-                error = EngineQuarantined(
-                    f"{variant.id} failed too often and is not tried again until somebody loads it "
-                    f"by name; at last: {one.error}"
-                )
-            elif isinstance(one.error, EngineStartFailed):
-                error = one.error.again()
-                error.retry_after = max(1.0, one.record.retry_at - now)
-            else:
-                return None
-        return error
 
     def _reported(self, event: Event, now: float) -> None:
         """News of one instance. News of an earlier process, or overtaken by a stop, is dropped."""
@@ -282,14 +255,15 @@ class EngineScheduler:
     def _shut_down(self, until: float) -> None:
         self._closing = until if self._closing is None else min(self._closing, until)
         for request in self._queue.take_all():
-            self._roster.out.append(Reject(request, ShuttingDown("the manager is shutting down")))
+            self._roster.out.append(Reject(request, refusals.closing()))
 
     # -- deciding ------------------------------------------------------------------------------
 
     def _decide(self, now: float) -> None:
         """Everything that is due now; called after each event, and idempotent."""
         for request in self._queue.take_expired(now):
-            self._roster.out.append(Reject(request, self._expired(request, now)))
+            error = refusals.waited_too_long(request, now, self._limits.max_wait)
+            self._roster.out.append(Reject(request, error))
         if self._closing is None:
             self._make_room(now)
         for one in list(self._roster.instances.values()):
@@ -324,8 +298,7 @@ class EngineScheduler:
             if target.state is State.LEAKED:
                 found = replace(found, impossible="an earlier process of it would not die")
             if found.impossible:
-                message = f"{target.variant.id} cannot be loaded: {found.impossible}"
-                self._turn_away(target, EngineStartFailed(message))
+                self._turn_away(target, refusals.no_room(target, found.impossible))
             elif target.resident and target.state is not State.ASLEEP:
                 reserved.append(need)  # it is on its way out, and comes back when that is done
             elif found.fits:
@@ -395,28 +368,14 @@ class EngineScheduler:
             one.drain_until = min(one.drain_until, self._closing)
 
     def _ask_to_be_woken(self, now: float) -> None:
-        """The earliest moment at which time alone changes a decision."""
-        times = [] if (deadline := self._queue.next_deadline()) is None else [deadline]
-        waiting = False
-        for group in self._queue.groups(now, self._limits.max_wait):
-            waiting = True
-            times.append(group.oldest + self._limits.max_wait)
-            times += [
-                self._roster.instances[v.id].record.retry_at
-                for v in group.candidates
-                if v.id in self._roster.instances
-            ]
-        for one in self._roster.instances.values():
-            idle = not one.leases and not one.traits.pin
-            if one.state is State.DRAINING:
-                times.append(one.drain_until)
-            elif one.state is State.READY and waiting:
-                times.append(one.since + self._limits.min_residency)
-            if one.state in {State.READY, State.ASLEEP} and idle:
-                naps = one.state is State.READY and one.traits.sleep_level is not None
-                limits = (one.traits.ttl, one.traits.sleep_after if naps else None)
-                times += [one.idle_since + limit for limit in limits if limit is not None]
-        when = min((time for time in times if time > now), default=None)
+        when = next_moment(
+            now,
+            self._roster.instances,
+            self._queue.groups(now, self._limits.max_wait),
+            self._queue.next_deadline(),
+            max_wait=self._limits.max_wait,
+            min_residency=self._limits.min_residency,
+        )
         if when != self._wake:
             self._wake = when
             self._roster.out.append(WakeMeAt(when))
@@ -429,17 +388,6 @@ class EngineScheduler:
                 self._queue.add(replace(request, candidates=others))
             else:
                 self._roster.out.append(Reject(request, error))
-
-    def _expired(self, request: QueuedRequest, now: float) -> EngineryError:
-        waited = now - request.arrived
-        return EngineBusy(
-            f"no engine for {request.candidates[0].model!r} became free in {waited:.0f} s "
-            "(queue_timeout)",
-            retry_after=self._patience(),
-        )
-
-    def _patience(self) -> float:
-        return min(120.0, max(1.0, self._limits.max_wait))
 
 
 def _first_line(error: EngineryError) -> str:

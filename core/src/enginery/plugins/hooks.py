@@ -103,19 +103,19 @@ class EngineHooks:
 
     def get_supported_endpoints(self, variant: Variant) -> Sequence[str]:
         """See the hook."""
-        found: Sequence[str] = self._answer("get_supported_endpoints", Sequence, variant=variant)
-        if isinstance(found, str):  # a sequence, of letters
+        found = self._call("get_supported_endpoints", Sequence, variant=variant)
+        if found is None or isinstance(found, str):  # a sequence, of letters
             raise self._wrong("get_supported_endpoints", found)
         return found
 
     def estimate_tokens(self, request: EngineRequest, variant: Variant) -> TokenEstimate:
         """See the hook; an int, which is exact, comes back as equal bounds."""
-        found: TokenEstimate | int = self._answer(
+        found: TokenEstimate | int | None = self._call(
             "estimate_tokens", (TokenEstimate, int), request=request, variant=variant
         )
         if isinstance(found, TokenEstimate):
             return found
-        if found < 0:
+        if found is None or found < 0:
             raise PluginError(f"{self._who()}: estimate_tokens returned {found}")
         return TokenEstimate(found, found)
 
@@ -132,8 +132,7 @@ class EngineHooks:
 
     def prefers_stream(self, request: EngineRequest, variant: Variant) -> bool:
         """See the hook."""
-        found: bool = self._answer("prefers_stream", bool, request=request, variant=variant)
-        return found
+        return bool(self._call("prefers_stream", bool, request=request, variant=variant))
 
     def parse_error(self, status: int, body: bytes) -> EngineryError | None:
         """See the hook."""
@@ -149,8 +148,7 @@ class EngineHooks:
 
     def sleep_levels(self, variant: Variant) -> Sequence[int]:
         """See the hook."""
-        found: Sequence[int] = self._answer("sleep_levels", Sequence, variant=variant)
-        return found
+        return self._call("sleep_levels", Sequence, variant=variant) or ()
 
     def variant_from_path(self, path: str) -> Mapping[str, Any] | None:
         """See the hook."""
@@ -208,10 +206,6 @@ class EngineHooks:
         if found is not None and not isinstance(found, kind):
             raise self._wrong(name, found)
         return cast("T | None", found)
-
-    def _answer(self, name: str, kind: type[T] | tuple[type, ...], **kwargs: Any) -> Any:
-        """One pure hook that always has a default."""
-        return self._call(name, kind, **kwargs)
 
     async def _await(self, name: str, kind: type[T], timeout: float, **kwargs: Any) -> T | None:
         """One I/O hook under a deadline: a coroutine is awaited, a plain function gets a thread.
