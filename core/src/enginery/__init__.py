@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from enginery.engine.manager import EngineManager
     from enginery.engine.process import EngineProcess
     from enginery.enginecore.backend import Backend
+    from enginery.enginecore.generator import GeneratorBackend
     from enginery.enginecore.messages import Capabilities
     from enginery.hookspecs import API_VERSION, hookimpl
     from enginery.plugins import EngineHooks, PluginRegistry
@@ -98,6 +99,7 @@ __all__ = [
     "EngineTimeout",
     "EngineUnreachable",
     "EngineryError",
+    "GeneratorBackend",
     "Health",
     "InvalidRequest",
     "Memory",
@@ -127,6 +129,7 @@ _LAZY = {
     "EngineHooks": "enginery.plugins",
     "EngineManager": "enginery.engine.manager",
     "EngineProcess": "enginery.engine.process",
+    "GeneratorBackend": "enginery.enginecore.generator",
     "PluginEngineClient": "enginery.engine.client",
     "PluginRegistry": "enginery.plugins",
     "Settings": "enginery.settings",

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from enginery.enginecore.backend import Backend, Tokenizer
+    from enginery.enginecore.detokenizer import Detokenizer, StopStrings
+    from enginery.enginecore.executor import Executor, ModelRunnerOutput, SchedulerOutput
     from enginery.enginecore.failures import Failure
+    from enginery.enginecore.generator import GeneratorBackend
+    from enginery.enginecore.kvcache import KVLedger
+    from enginery.enginecore.loop import EngineCore
     from enginery.enginecore.messages import (
         Capabilities,
         CoreState,
@@ -20,21 +25,44 @@ if TYPE_CHECKING:
         EngineCoreOutputs,
         EngineCoreRequest,
         FinishReason,
+        PauseMode,
+        PromptForm,
         RequestType,
     )
+    from enginery.enginecore.mock import MockExecutor, MockTokenizer
+    from enginery.enginecore.native import NativeBackend
+    from enginery.enginecore.request import Request, RequestStatus
     from enginery.enginecore.sampling import SamplingParams
+    from enginery.enginecore.scheduler import Scheduler, SimpleScheduler
 
 __all__ = [
     "Backend",
     "Capabilities",
     "CoreState",
+    "Detokenizer",
+    "EngineCore",
     "EngineCoreOutput",
     "EngineCoreOutputs",
     "EngineCoreRequest",
+    "Executor",
     "Failure",
     "FinishReason",
+    "GeneratorBackend",
+    "KVLedger",
+    "MockExecutor",
+    "MockTokenizer",
+    "ModelRunnerOutput",
+    "NativeBackend",
+    "PauseMode",
+    "PromptForm",
+    "Request",
+    "RequestStatus",
     "RequestType",
     "SamplingParams",
+    "Scheduler",
+    "SchedulerOutput",
+    "SimpleScheduler",
+    "StopStrings",
     "Tokenizer",
 ]
 
@@ -42,13 +70,30 @@ _HOME = {
     "Backend": "backend",
     "Capabilities": "messages",
     "CoreState": "messages",
+    "Detokenizer": "detokenizer",
+    "EngineCore": "loop",
     "EngineCoreOutput": "messages",
     "EngineCoreOutputs": "messages",
     "EngineCoreRequest": "messages",
+    "Executor": "executor",
     "Failure": "failures",
     "FinishReason": "messages",
+    "GeneratorBackend": "generator",
+    "KVLedger": "kvcache",
+    "MockExecutor": "mock",
+    "MockTokenizer": "mock",
+    "ModelRunnerOutput": "executor",
+    "NativeBackend": "native",
+    "PauseMode": "messages",
+    "PromptForm": "messages",
+    "Request": "request",
+    "RequestStatus": "request",
     "RequestType": "messages",
     "SamplingParams": "sampling",
+    "Scheduler": "scheduler",
+    "SchedulerOutput": "executor",
+    "SimpleScheduler": "scheduler",
+    "StopStrings": "detokenizer",
     "Tokenizer": "backend",
 }
 
