@@ -13,10 +13,11 @@ from aiohttp import web
 
 from enginery import EngineManager, EngineStartFailed, Settings
 from enginery.engine.endpoints import free_endpoint
-from enginery.engine.launchers import EngineHandle, LocalLauncher
+from enginery.engine.launchers import LocalLauncher
 from enginery.engine.ownership import Whose, told_by_key
 from enginery.engine.transport import HttpTransport
-from enginery.values import Endpoint, Variant
+from enginery.values import Endpoint
+from support.blind_machine import BlindLauncher
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 HELLO = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}
@@ -145,36 +146,6 @@ async def test_the_right_key_is_not_to_be_told_by_its_place_or_its_length():
 
 
 # -- under the manager, on a machine that cannot tell ----------------------------------------------
-
-
-class BlindHandle:
-    """A real engine on a machine that does not say who listens."""
-
-    def __init__(self, handle: EngineHandle) -> None:
-        self._handle = handle
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._handle, name)
-
-    async def owns(self, endpoint: Endpoint) -> bool | None:
-        return None
-
-
-class BlindLauncher(LocalLauncher):
-    """This machine, as if it were one that cannot tell; ``ports`` are handed out first."""
-
-    def __init__(self, *ports: Endpoint) -> None:
-        super().__init__()
-        self.ports = list(ports)
-        self.reserved: list[Endpoint] = []
-
-    async def reserve(self, variant: Variant) -> Endpoint:
-        endpoint = self.ports.pop(0) if self.ports else await super().reserve(variant)
-        self.reserved.append(endpoint)
-        return endpoint
-
-    async def launch(self, *args: Any) -> Any:
-        return BlindHandle(await super().launch(*args))
 
 
 def manager_of(launcher: LocalLauncher, model: dict[str, Any], **defaults: Any) -> EngineManager:
