@@ -55,6 +55,9 @@ class EngineSpec:
     def build_command(self, variant: Variant, endpoint: Endpoint) -> Command | None:
         """How to start a server for ``variant`` that listens on ``endpoint``.
 
+        That is its host and port or, where it has one, its ``unix_path``; a command whose ``argv`` does
+        not hold that says that the engine offers no unix sockets.
+
         Not implemented, or None: the framework serves what `create_backend` returns. Raise
         `EngineStartFailed` with the way out when something on this machine is missing.
         """
