@@ -34,6 +34,26 @@ def test_a_chat_completion_is_what_the_sdk_expects() -> None:
     assert read.usage.prompt_tokens_details.cached_tokens == 1
 
 
+def test_a_tool_call_is_what_the_sdk_expects() -> None:
+    call = openai.tool_call("call_1", "flip", '{"a": 1}')
+    reply = openai.chat_completion(
+        **WHO,
+        content=None,
+        finish_reason="tool_calls",
+        usage=openai.usage(3, 2),
+        tool_calls=[call],
+    )
+    read = ChatCompletion.model_validate(reply, strict=True).choices[0].message
+    assert read.content is None
+    assert read.tool_calls is not None
+    assert read.tool_calls[0].function.arguments == '{"a": 1}'
+    piece = openai.chat_chunk(**WHO, delta={"tool_calls": [{**call, "index": 0}]})
+    assert piece["choices"][0]["delta"]["tool_calls"] == [
+        openai.tool_call("call_1", "flip", '{"a": 1}', index=0)
+    ]
+    ChatCompletionChunk.model_validate(piece, strict=True)
+
+
 def test_chat_chunks_are_what_the_sdk_expects() -> None:
     said = ChatCompletionChunk.model_validate(openai.chat_chunk(**WHO, delta={"content": "Hi"}))
     last = ChatCompletionChunk.model_validate(

@@ -11,13 +11,15 @@ The rules:
 * A token's id is the CRC-32 of its UTF-8 bytes without the highest bit. Ids name tokens, they do not
   number a vocabulary.
 * A chat costs 4 tokens for each message, 3 for the start of the reply, and the tokens of its contents.
-  A content part that is not text costs 64.
+  A part of a content that calls a tool, or tells its result, costs the tokens of that; an image or any
+  other part that is not text costs 64.
 * A completion's prompt costs its tokens, or its length when it is a list of ids; so does what is embedded.
 * Reranking costs the tokens of the query and of each document.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import zlib
 from typing import Any
@@ -89,7 +91,13 @@ def _content_tokens(content: Any) -> int:
 
 
 def _part_tokens(part: Any) -> int:
-    text = part.get("text") if isinstance(part, dict) else None
+    if not isinstance(part, dict):
+        return PART_TOKENS
+    if part.get("type") == "tool_use":
+        return count(json.dumps(part.get("input")))
+    if part.get("type") == "tool_result":
+        return _content_tokens(part.get("content"))
+    text = part.get("text")
     return count(text) if isinstance(text, str) else PART_TOKENS
 
 

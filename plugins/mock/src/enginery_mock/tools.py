@@ -23,6 +23,7 @@ Chance = Callable[[], float]
 """Gives a number from 0 up to 1, as `random.Random.random` does."""
 
 MAX_DEPTH = 8
+MAX_PARTS = 1000
 _WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "harbor")
 
 
@@ -55,11 +56,14 @@ def read_tools(path: str, tools: Any, choice: Any) -> Offer:
     read = tuple(_tool(path, number, tool) for number, tool in enumerate(tools))
     if isinstance(choice, dict) and choice.get("type") in {"auto", "any", "none"}:  # messages
         choice = "required" if choice["type"] == "any" else choice["type"]
-    if choice is None or choice in {"auto", "none", "required"}:
-        return Offer(read, choice or "auto")
-    named = choice.get("function", choice) if isinstance(choice, dict) else {}
+    if choice is None:
+        return Offer(read)
+    if isinstance(choice, str) and choice in {"auto", "none", "required"}:
+        return Offer(read, choice)
+    named = choice.get("function", choice) if isinstance(choice, dict) else None
+    name = named.get("name") if isinstance(named, dict) else None
     for tool in read:
-        if tool.name == named.get("name"):
+        if tool.name == name:
             return Offer(read, tool)
     raise InvalidRequest("tool_choice names no tool that is on offer", param="tool_choice")
 
@@ -94,54 +98,69 @@ def _is_result(messages: Any) -> bool:
 
 
 def write_arguments(schema: Any, chance: Chance) -> dict[str, Any]:
-    """An object that fits ``schema``; every property that it names is there."""
-    written = _value(schema, schema, chance, MAX_DEPTH)
+    """An object that fits ``schema``; every property that it names is there.
+
+    Of a schema that grows without end, or is none, as much as there is.
+    """
+    written = _Writer(schema, chance).value(schema, MAX_DEPTH)
     return written if isinstance(written, dict) else {}
 
 
-def _value(schema: Any, root: Any, chance: Chance, depth: int) -> Any:
-    schema = _resolved(schema, root) if depth else {}
-    for fixed in ("const", "default"):
-        if fixed in schema:
-            return schema[fixed]
-    if isinstance(options := schema.get("enum"), list) and options:
-        return options[int(chance() * len(options))]
-    for several in ("anyOf", "oneOf", "allOf"):
-        if isinstance(schema.get(several), list) and schema[several]:
-            return _value(schema[several][0], root, chance, depth - 1)
-    return _of_type(schema, root, chance, depth)
+class _Writer:
+    """Writes one value; its depth and its number of parts are bounded."""
+
+    def __init__(self, root: Any, chance: Chance) -> None:
+        self._root = root
+        self._chance = chance
+        self._left = MAX_PARTS
+
+    def value(self, schema: Any, depth: int) -> Any:
+        self._left -= 1
+        known = self._resolved(schema) if depth and self._left > 0 else {}
+        for fixed in ("const", "default"):
+            if fixed in known:
+                return known[fixed]
+        if isinstance(options := known.get("enum"), list) and options:
+            return self._one_of(options)
+        for several in ("anyOf", "oneOf", "allOf"):
+            if isinstance(known.get(several), list) and known[several]:
+                return self.value(known[several][0], depth - 1)
+        return self._of_type(known, depth)
+
+    def _of_type(self, schema: dict[str, Any], depth: int) -> Any:
+        kind, properties = schema.get("type"), schema.get("properties")
+        if isinstance(kind, list):
+            kind = kind[0] if kind else None
+        if isinstance(properties, dict):
+            return {name: self.value(inner, depth - 1) for name, inner in properties.items()}
+        match kind:
+            case "object":
+                return {}
+            case "array":
+                count = min(MAX_PARTS, max(1, int(_number(schema.get("minItems"), 1))))
+                return [self.value(schema.get("items"), depth - 1) for _ in range(count)]
+            case "integer" | "number":
+                low = _number(schema.get("minimum"), 0)
+                number = low + self._chance() * (_number(schema.get("maximum"), low + 100) - low)
+                return int(number) if kind == "integer" else round(number, 2)
+            case "boolean":
+                return self._chance() < 0.5
+            case "null":
+                return None
+        return self._one_of(_WORDS)
+
+    def _resolved(self, schema: Any) -> dict[str, Any]:
+        """A schema, or what it refers to inside the same one; anything goes where it says nothing."""
+        reference = schema.get("$ref") if isinstance(schema, dict) else None
+        if isinstance(reference, str) and reference.startswith("#"):
+            schema = self._root
+            for step in reference.split("/")[1:]:
+                schema = schema.get(step) if isinstance(schema, dict) else None
+        return schema if isinstance(schema, dict) else {}
+
+    def _one_of(self, options: Sequence[Any]) -> Any:
+        return options[int(self._chance() * len(options))]
 
 
-def _of_type(schema: dict[str, Any], root: Any, chance: Chance, depth: int) -> Any:
-    kind = schema.get("type")
-    if isinstance(kind, list):
-        kind = kind[0] if kind else None
-    properties = schema.get("properties")
-    if kind == "object" or isinstance(properties, dict):
-        inner = properties if isinstance(properties, dict) else {}
-        return {name: _value(inner[name], root, chance, depth - 1) for name in inner}
-    if kind == "array":
-        count = max(1, schema.get("minItems") or 1)
-        return [_value(schema.get("items"), root, chance, depth - 1) for _ in range(count)]
-    if kind in {"integer", "number"}:
-        low = schema.get("minimum", 0)
-        high = schema.get("maximum", low + 100)
-        number = low + chance() * (high - low)
-        return int(number) if kind == "integer" else round(number, 2)
-    if kind == "boolean":
-        return chance() < 0.5
-    return None if kind == "null" else _word(_WORDS, chance)
-
-
-def _resolved(schema: Any, root: Any) -> dict[str, Any]:
-    """A schema, or what it refers to inside the same one; anything goes where it says nothing."""
-    reference = schema.get("$ref") if isinstance(schema, dict) else None
-    if isinstance(reference, str) and reference.startswith("#/"):
-        schema = root
-        for step in reference[2:].split("/"):
-            schema = schema.get(step) if isinstance(schema, dict) else None
-    return schema if isinstance(schema, dict) else {}
-
-
-def _word(words: Sequence[str], chance: Chance) -> str:
-    return words[int(chance() * len(words))]
+def _number(value: Any, otherwise: float) -> float:
+    return value if isinstance(value, int | float) else otherwise

@@ -74,7 +74,7 @@ def read_vectors(path: str, body: DecodedBody) -> Vectors:
         _count(body, "top_n", most=None)
         lengths = [len(pieces(query)) + len(pieces(text)) for text in documents]
     else:
-        if body.get("encoding_format") not in {None, "float", "base64"}:
+        if body.get("encoding_format") not in (None, "float", "base64"):
             raise InvalidRequest("encoding_format must be float or base64", param="encoding_format")
         _count(body, "dimensions", most=MAX_DIMENSIONS)
         lengths = [len(pieces(x) if isinstance(x, str) else x) for x in _inputs(body)]
