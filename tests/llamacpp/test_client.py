@@ -63,9 +63,9 @@ async def test_options_say_what_the_server_serves(engine, chat) -> None:
                 await embedder.forward_request(session, "", CHAT_BODY)
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8080", "https://x", "http://x/v1", "http://"])
+@pytest.mark.parametrize("url", ["127.0.0.1:8080", "ftp://x", "http://x?y", "http://"])
 def test_what_is_no_address_is_refused(url) -> None:
-    with pytest.raises(ValueError, match="form http"):
+    with pytest.raises(ValueError, match="no address"):
         LlamaCppEngine(url)
 
 

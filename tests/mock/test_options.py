@@ -230,10 +230,15 @@ def test_a_body_that_is_no_error_means_nothing(body: bytes) -> None:
     assert MockPlugin().parse_error(500, body) is None
 
 
-@pytest.mark.parametrize("url", ["https://here:1", "here:1", "http://here:1/v1", ""])
+@pytest.mark.parametrize("url", ["ftp://here:1", "here:1", "http://here:1?x", ""])
 def test_a_client_refuses_an_address_that_it_cannot_use(url: str) -> None:
-    with pytest.raises(ValueError, match="http://host:port"):
+    with pytest.raises(ValueError, match="no address"):
         MockEngine(url)
+
+
+@pytest.mark.parametrize("url", ["https://here:1", "http+unix://%2Frun%2Fx.sock"])
+def test_a_client_may_be_given_any_address_that_settings_may_hold(url: str) -> None:
+    assert MockEngine(url).base_url == url
 
 
 def test_the_package_offers_what_it_lists() -> None:

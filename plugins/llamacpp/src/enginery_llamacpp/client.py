@@ -7,7 +7,6 @@ not know: how the server was started; nothing is started, stopped or leased here
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
 from enginery import Endpoint, EngineHooks, EngineRequest, PluginEngineClient, Variant
 from enginery_llamacpp.options import options_of
@@ -17,7 +16,6 @@ __all__ = ["LlamaCppEngine"]
 
 ENGINE_TYPE = "llama.cpp"
 DISTRIBUTION = "enginery-llamacpp"
-DEFAULT_PORT = 80  # as in any URL, and in the settings' `url`
 DEFAULT_REPLY_TOKENS = 512
 _REPLY_LIMITS = ("max_tokens", "max_completion_tokens", "n_predict")
 
@@ -29,7 +27,7 @@ class LlamaCppEngine(PluginEngineClient):
     warning each; health is ``/health``, else ``/v1/models``.
 
     Args:
-        base_url: ``http://host:port``; the port is 80 if absent.
+        base_url: as the settings' ``url``, such as ``http://host:port``; see `Endpoint.from_url`.
         api_key: what the server was started with, if anything.
         model: the name in requests and logs; llama.cpp itself serves whatever it has loaded.
         context_length: tokens per request, if known.
@@ -39,7 +37,7 @@ class LlamaCppEngine(PluginEngineClient):
         options: as in the settings file, such as ``embedding=True`` for an embedding server.
 
     Raises:
-        ValueError: ``base_url`` is no http address.
+        ValueError: ``base_url`` is no address of a server.
         pydantic.ValidationError: an unknown option.
     """
 
@@ -64,7 +62,9 @@ class LlamaCppEngine(PluginEngineClient):
         )
         hooks = EngineHooks(LlamaCppPlugin(), ENGINE_TYPE, DISTRIBUTION)
         budget = DEFAULT_REPLY_TOKENS if max_tokens is None else max_tokens
-        super().__init__(hooks, variant, _endpoint(base_url, api_key), reply_tokens=budget)
+        super().__init__(
+            hooks, variant, Endpoint.from_url(base_url, api_key=api_key), reply_tokens=budget
+        )
         self.max_tokens = max_tokens
 
     def body_for(self, request: EngineRequest) -> dict[str, Any]:
@@ -75,10 +75,3 @@ class LlamaCppEngine(PluginEngineClient):
         if self.max_tokens is not None and generates and unlimited:
             body["max_tokens"] = self.max_tokens
         return body
-
-
-def _endpoint(base_url: str, api_key: str | None) -> Endpoint:
-    url = urlsplit(base_url)
-    if url.scheme != "http" or not url.hostname or url.path.strip("/"):
-        raise ValueError(f"{base_url!r} is not of the form http://host:port")
-    return Endpoint(url.hostname, url.port or DEFAULT_PORT, api_key=api_key)

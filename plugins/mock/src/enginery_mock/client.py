@@ -6,27 +6,23 @@ is searched for, and the client also works where the plugin is not installed as 
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from enginery import Endpoint, EngineHooks, PluginEngineClient, Variant
 from enginery_mock.plugin import MockPlugin
 
 __all__ = ["MockEngine"]
-
-DEFAULT_PORT = 80  # as in any URL, and in the settings' `url`
 
 
 class MockEngine(PluginEngineClient):
     """A running mock server, used as ``async with MockEngine("http://127.0.0.1:8081")``.
 
     Args:
-        base_url: ``http://host:port``; the port is 80 if absent.
+        base_url: as the settings' ``url``, such as ``http://host:port``; see `Endpoint.from_url`.
         api_key: what the server was started with, if anything.
         model: the name in requests and logs; the server answers to any.
         context_length: tokens per request, if known.
 
     Raises:
-        ValueError: ``base_url`` is no http address.
+        ValueError: ``base_url`` is no address of a server.
     """
 
     def __init__(
@@ -44,11 +40,4 @@ class MockEngine(PluginEngineClient):
             url=base_url.rstrip("/"),
         )
         hooks = EngineHooks(MockPlugin(), "mock", "enginery-mock")
-        super().__init__(hooks, variant, _endpoint(base_url, api_key))
-
-
-def _endpoint(base_url: str, api_key: str | None) -> Endpoint:
-    url = urlsplit(base_url)
-    if url.scheme != "http" or not url.hostname or url.path.strip("/"):
-        raise ValueError(f"{base_url!r} is not of the form http://host:port")
-    return Endpoint(url.hostname, url.port or DEFAULT_PORT, api_key=api_key)
+        super().__init__(hooks, variant, Endpoint.from_url(base_url, api_key=api_key))
