@@ -4,7 +4,7 @@
       ├─ ConfigError                 a settings file, flag or environment variable is wrong
       ├─ PluginError                 a plugin cannot be used, or one of its hooks failed
       ├─ InvalidRequest              400, the body or a parameter is wrong
-      │    ├─ ContextLengthExceeded  400, prompt and reply fit no variant
+      │    ├─ ContextLengthExceeded  400, the prompt fits no variant
       │    ├─ MethodNotAllowed       405
       │    ├─ BodyTooLarge           413
       │    └─ UnsupportedMediaType   415
@@ -134,11 +134,11 @@ class InvalidRequest(EngineryError, ValueError):
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """Prompt and reply together fit no variant.
+    """The prompt, with one token of a reply, fits no variant.
 
     Args:
         message: for a person; both numbers are in it.
-        prompt_tokens: what the request needs, or the best lower bound.
+        prompt_tokens: what the prompt has, or the best lower bound.
         context_length: the most that is on offer.
     """
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol, Self
 import aiohttp
 
 from enginery.engine.endpoints import endpoint_of_url
+from enginery.engine.routing import reply_budget
 from enginery.engine.seam import Outcome
 from enginery.engine.transport import HttpTransport, auth_headers, open_session
 from enginery.errors import (
@@ -32,7 +33,7 @@ from enginery.errors import (
 from enginery.plugins import EngineHooks
 from enginery.values import Endpoint, EngineRequest, Health, JSONObject, RunningEngine, Variant
 
-__all__ = ["EngineClient", "PluginEngineClient", "reply_budget", "route_of"]
+__all__ = ["EngineClient", "PluginEngineClient", "route_of"]
 
 DEFAULT_REPLY_TOKENS = 512
 
@@ -50,15 +51,6 @@ def route_of(body: JSONObject) -> str:
     if "input" in body:
         return "/v1/embeddings"
     raise InvalidRequest("the request has none of messages, prompt and input", param="messages")
-
-
-def reply_budget(body: JSONObject, default: int = DEFAULT_REPLY_TOKENS) -> int:
-    """Tokens that the reply may take: what the request allows, else ``default``."""
-    for field in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
-        value = body.get(field)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return value
-    return 0 if "input" in body and "messages" not in body else default
 
 
 class EngineClient(ABC):
@@ -216,7 +208,7 @@ class PluginEngineClient(EngineClient):
     async def estimate_tokens(self, request_data: JSONObject) -> int:
         """See `EngineClient`. Without an engine to ask, the upper bound counts."""
         request = self._request(request_data)
-        budget = reply_budget(request_data, self._reply_tokens)
+        budget = reply_budget(request, self._reply_tokens)
         try:
             exact = await self.hooks.count_tokens(request, self.running_engine())
         except EngineEvicted:

@@ -11,14 +11,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from enginery.engine.attached import AttachedInstance, AttachLauncher
 from enginery.engine.catalog import Catalog, ModelEntry
-from enginery.engine.client import EngineClient, PluginEngineClient, reply_budget
+from enginery.engine.client import EngineClient, PluginEngineClient
 from enginery.engine.clock import Clock, LoopClock
 from enginery.engine.dispatch import Dispatcher
 from enginery.engine.events import EngineEvent, EventHub
@@ -26,7 +25,7 @@ from enginery.engine.instance import EngineInstance, LoadLimits
 from enginery.engine.launchers import Launcher, LocalLauncher
 from enginery.engine.lease import Lease
 from enginery.engine.roster import Traits
-from enginery.engine.routing import candidates
+from enginery.engine.router import Route, Router
 from enginery.engine.scheduler import EngineScheduler, SchedulingLimits
 from enginery.engine.seam import Event, Unhealthy
 from enginery.engine.status import InstanceStatus, status_row
@@ -35,7 +34,7 @@ from enginery.errors import ConfigError, EngineLeaked, EngineryError, PluginErro
 from enginery.lifecycle import State
 from enginery.plugins import PluginRegistry
 from enginery.settings import Settings
-from enginery.values import Endpoint, EngineRequest, Health, Memory, Variant
+from enginery.values import Endpoint, EngineRequest, Health, Memory, RunningEngine, Variant
 
 __all__ = ["EngineManager", "InstanceStatus", "Route"]
 
@@ -43,14 +42,6 @@ PROBE_AFTER = (0.0, 0.25, 1.0)
 LAST_RESORT = 10.0
 
 log = logging.getLogger("enginery.manager")
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One request's model and those of its variants that may serve it, the best first."""
-
-    entry: ModelEntry
-    variants: tuple[Variant, ...]
 
 
 class EngineManager:
@@ -102,6 +93,7 @@ class EngineManager:
         self._transport = HttpTransport()
         self._hub = EventHub()
         self._load_progress: dict[str, float | None] = {}
+        self._router = Router(self.registry, self._running)
         self._preloading: set[asyncio.Task[None]] = set()
         self._dispatcher = Dispatcher(
             scheduler,
@@ -231,29 +223,20 @@ class EngineManager:
     def route(
         self, request: EngineRequest, entry: ModelEntry, able: tuple[Variant, ...] = ()
     ) -> Route:
-        """Which variants of ``entry`` may serve the request, the best first; nothing is waited for.
-
-        Args:
-            able: those of its variants that come into question; none means all.
-
-        Raises:
-            ContextLengthExceeded: it fits none.
-        """
-        able = able or entry.variants
-        if len(able) == 1 and able[0].context_length is None:
-            return Route(entry, able)
-        hooks = self.registry.hooks(able[0].engine_type)
-        estimate = hooks.estimate_tokens(request, able[0])
-        budget = reply_budget(request.body, entry.limits.default_reply_tokens)
-        return Route(entry, candidates(able, estimate, budget))
+        """Which variants may serve the request, the best first; see `Router.route`."""
+        return self._router.route(request, entry, able)
 
     def try_lease(self, route: Route) -> Lease | None:
         """A lease in this very call, where a fitting engine is ready and has room; else None."""
         return self._dispatcher.try_lease(route.variants, priority=route.entry.limits.priority)
 
     async def lease(self, route: Route) -> Lease:
-        """As `acquire`, for a request that was routed; the lease is released by the caller."""
-        return await self._lease(route.variants, route.entry, asked=False)
+        """As `acquire`, for a request that was routed; the lease is released by the caller.
+
+        Where bounds did not decide between variants, a running one's tokenizer is asked first.
+        """
+        wanted = await self._router.decided(route) if route.undecided else route.variants
+        return await self._lease(wanted, route.entry, asked=False)
 
     def get_current_client(self) -> EngineClient | None:
         """A client for the engine that was granted last, if it still serves."""
@@ -440,6 +423,10 @@ class EngineManager:
             current=None if variant.attached else current,
             failure=lambda: self._dispatcher.failure(variant),
         )
+
+    def _running(self, variant: Variant) -> RunningEngine | None:
+        instance = self._dispatcher.serving(variant)
+        return None if instance is None else self._new_client(instance).running_engine()
 
     def _progress(self, variant: Variant, health: Health) -> None:
         self._load_progress[variant.id] = health.progress
