@@ -52,8 +52,8 @@ class RequestLedger:
 
     @property
     def unfinished(self) -> int:
-        """Requests that were accepted and had no last output yet."""
-        return len(self._live)
+        """Requests whose last output was not read yet."""
+        return len(self._live) + self.unread.ended
 
     def check(self) -> None:
         """Raise what everything raises when the core is dead or closed."""
@@ -84,26 +84,18 @@ class RequestLedger:
         """Forget a request that never reached the core."""
         self._live.discard(request_id)
 
-    def hear(self, batch: EngineCoreOutputs) -> EngineCoreOutputs | None:
-        """Note what the core says; returns what of it a reader should see, None for nothing."""
-        self.state = batch.state
-        live = self._live
-        whole = not self._late
-        if whole:
-            ended = [o.request_id for o in batch.outputs if o.finish_reason is not None]
-            if ended:
-                whole = live.issuperset(ended) and len(set(ended)) == len(ended)
-                if whole:
-                    live.difference_update(ended)
-        if not whole:
-            batch.outputs = [output for output in batch.outputs if self._is_wanted(output)]
-        return batch if batch.outputs else None
-
     def put(self, batch: EngineCoreOutputs) -> None:
-        """Note what the core says and keep it for the reader."""
-        wanted = self.hear(batch)
-        if wanted is not None:
-            self.unread.add(wanted)
+        """Note what the core says, and keep for the reader what of it he should see."""
+        self.state = batch.state
+        ended = [o.request_id for o in batch.outputs if o.finish_reason is not None]
+        # what follows is for the rare case, so that the usual one costs a list
+        if self._late or not self._live.issuperset(ended) or len(set(ended)) < len(ended):
+            batch.outputs = [output for output in batch.outputs if self._is_wanted(output)]
+            ended = [o.request_id for o in batch.outputs if o.finish_reason is not None]
+        else:
+            self._live.difference_update(ended)
+        if batch.outputs:
+            self.unread.add(batch, len(ended))
 
     def take(self) -> EngineCoreOutputs | None:
         """The next batch. None: not yet; raises what `check` raises when there will be none."""
@@ -147,7 +139,8 @@ class RequestLedger:
         if ids:
             failure = None if why is None else failure_from(why)
             last = [EngineCoreOutput(n, finish_reason=reason, error=failure) for n in ids]
-            self.unread.add(EngineCoreOutputs(last, timestamp=time.monotonic(), state=self.state))
+            batch = EngineCoreOutputs(last, timestamp=time.monotonic(), state=self.state)
+            self.unread.add(batch, len(last))
 
 
 def _fits(request: EngineCoreRequest, able: Capabilities) -> None:

@@ -23,7 +23,9 @@ class Unread:
     """A queue of batches that folds itself."""
 
     def __init__(self, room: int = ROOM) -> None:
-        self._batches: deque[EngineCoreOutputs] = deque()
+        self.ended = 0
+        """Last outputs among what is kept, as far as `add` was told."""
+        self._batches: deque[tuple[EngineCoreOutputs, int]] = deque()
         self._room = self._limit = room
         self._held = 0
 
@@ -34,13 +36,14 @@ class Unread:
     def __bool__(self) -> bool:
         return bool(self._batches)
 
-    def add(self, batch: EngineCoreOutputs) -> None:
-        """Keep one batch."""
-        self._batches.append(batch)
+    def add(self, batch: EngineCoreOutputs, ended: int = 0) -> None:
+        """Keep one batch, in which so many requests end."""
+        self._batches.append((batch, ended))
+        self.ended += ended
         self._held += len(batch.outputs)
         if self._held > self._limit and len(self._batches) > 1:
-            folded = fold(self._batches)
-            self._batches = deque([folded])
+            folded = fold(each for each, _ in self._batches)
+            self._batches = deque([(folded, self.ended)])
             self._held = len(folded.outputs)
             self._limit = max(self._room, 2 * self._held)
 
@@ -48,7 +51,8 @@ class Unread:
         """The oldest batch; None when there is none."""
         if not self._batches:
             return None
-        batch = self._batches.popleft()
+        batch, ended = self._batches.popleft()
+        self.ended -= ended
         self._held -= len(batch.outputs)
         if not self._batches:
             self._limit = self._room
@@ -58,9 +62,9 @@ class Unread:
         """Everything, as one batch; None when there is nothing."""
         if len(self._batches) < 2:
             return self.take()
-        folded = fold(self._batches)
+        folded = fold(each for each, _ in self._batches)
         self._batches.clear()
-        self._held, self._limit = 0, self._room
+        self.ended, self._held, self._limit = 0, 0, self._room
         return folded
 
 
