@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from enginery.engine.roster import Traits
 from enginery.engine.scheduler import EngineScheduler, SchedulingLimits
@@ -208,3 +210,108 @@ def test_news_of_an_engine_of_ours_never_makes_it_unreachable(desk):
     desk.tell(ready(NEAR))
     desk.tell(Lost(NEAR.id, 1, GONE))
     assert desk.state(NEAR) is State.READY
+
+
+# -- every order of things ---------------------------------------------------------------------------
+
+
+class Remote:
+    """The looks at a server that comes and goes: each start and probe is answered once, later."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.up = True
+        self.unanswered: list[Start | Stop | Probe] = []
+        self.waiting: set[int] = set()
+        self.leases: list[int] = []
+
+    def tell(self, event) -> None:
+        for action in self.desk.tell(event):
+            match action:
+                case Start() | Stop() | Probe():
+                    self.unanswered.append(action)
+                case Grant(request):
+                    assert self.desk.state() is State.READY
+                    self.waiting.remove(request.id)
+                    self.leases.append(action.lease_id)
+                case Reject(request):
+                    self.waiting.remove(request.id)
+
+    def ask(self) -> None:
+        self.desk.requests += 1
+        request = QueuedRequest(self.desk.requests, (FAR,), self.desk.now, self.desk.now + 1e6)
+        self.waiting.add(request.id)
+        self.tell(Requested(request))
+
+    def answer(self) -> None:
+        if self.unanswered:
+            action = self.unanswered.pop(0)
+            at = (action.instance, action.generation)
+            if isinstance(action, Stop):
+                self.tell(Stopped(*at))
+            else:
+                self.tell(Ready(*at) if self.up else Lost(*at, GONE))
+
+    def look(self) -> None:
+        """By itself, not asked for."""
+        views = self.desk.scheduler.instances()
+        if views and views[0].state in {State.READY, State.UNREACHABLE, State.DRAINING}:
+            at = (FAR.id, views[0].generation)
+            self.tell(Ready(*at) if self.up else Lost(*at, GONE))
+
+    def do(self, what: str) -> None:
+        match what:
+            case "ask":
+                self.ask()
+            case "answer":
+                self.answer()
+            case "look":
+                self.look()
+            case "up" | "down":
+                self.up = what == "up"
+            case "release" | "break" if self.leases:
+                ok = Outcome.OK if what == "release" else Outcome.ENGINE_ERROR
+                self.tell(Released(self.leases.pop(0), ok))
+            case "leave" if self.waiting:
+                left = self.waiting.pop()
+                self.tell(Cancelled(left))
+            case "unload":
+                self.tell(UnloadAsked(10_000 + self.desk.requests, (FAR.id,)))
+            case "unwell":
+                self.tell(Unhealthy(FAR.id, 1))
+            case "wait":
+                self.desk.now += 7.0
+                self.tell(Tick())
+
+
+THINGS = [
+    "ask",
+    "answer",
+    "look",
+    "up",
+    "down",
+    "release",
+    "break",
+    "leave",
+    "unload",
+    "unwell",
+    "wait",
+]
+
+
+@given(st.lists(st.sampled_from(THINGS), max_size=40), st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_whatever_happens_everybody_is_answered_once_the_looks_are(things, up):
+    remote = Remote(Desk())
+    for thing in things:
+        remote.do(thing)
+    remote.up = up
+    remote.ask()
+    for _ in range(200):  # leases end, so that drains do
+        if remote.leases:
+            remote.do("release")
+        remote.answer()
+    remote.look()
+    assert remote.unanswered == []
+    assert remote.waiting == set()
+    assert remote.desk.state() is (State.READY if up else State.UNREACHABLE)
