@@ -1,8 +1,8 @@
 """Engine cores: running a model through a Python object instead of a server.
 
 A `Backend` runs the model; `GeneratorBackend` makes one of a function that yields text, and
-`NativeBackend` of an `Executor` that computes one step of a batch. An `EngineCore` drives it. Names
-load when they are first used (PEP 562): a child that serves one backend imports nothing of the rest.
+`NativeBackend` of an `Executor` that computes one step of a batch. An `EngineCore` drives it, here or in a
+process of its own, and a client made by `create_client` drives the core. Names load when they are first used (PEP 562): a child that serves one backend imports nothing of the rest.
 """
 
 from __future__ import annotations
@@ -11,11 +11,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from enginery.enginecore.async_mp import AsyncMPClient
     from enginery.enginecore.backend import Backend, Tokenizer
+    from enginery.enginecore.client import EngineCoreClient
+    from enginery.enginecore.clients import create_client
+    from enginery.enginecore.config import ClientConfig
     from enginery.enginecore.detokenizer import Detokenizer, StopStrings
     from enginery.enginecore.executor import Executor, ModelRunnerOutput, SchedulerOutput
     from enginery.enginecore.failures import Failure
     from enginery.enginecore.generator import GeneratorBackend
+    from enginery.enginecore.inproc import InprocClient
     from enginery.enginecore.kvcache import KVLedger
     from enginery.enginecore.loop import EngineCore
     from enginery.enginecore.messages import (
@@ -34,13 +39,17 @@ if TYPE_CHECKING:
     from enginery.enginecore.request import Request, RequestStatus
     from enginery.enginecore.sampling import SamplingParams
     from enginery.enginecore.scheduler import Scheduler, SimpleScheduler
+    from enginery.enginecore.sync_mp import SyncMPClient
 
 __all__ = [
+    "AsyncMPClient",
     "Backend",
     "Capabilities",
+    "ClientConfig",
     "CoreState",
     "Detokenizer",
     "EngineCore",
+    "EngineCoreClient",
     "EngineCoreOutput",
     "EngineCoreOutputs",
     "EngineCoreRequest",
@@ -48,6 +57,7 @@ __all__ = [
     "Failure",
     "FinishReason",
     "GeneratorBackend",
+    "InprocClient",
     "KVLedger",
     "MockExecutor",
     "MockTokenizer",
@@ -63,15 +73,20 @@ __all__ = [
     "SchedulerOutput",
     "SimpleScheduler",
     "StopStrings",
+    "SyncMPClient",
     "Tokenizer",
+    "create_client",
 ]
 
 _HOME = {
+    "AsyncMPClient": "async_mp",
     "Backend": "backend",
     "Capabilities": "messages",
+    "ClientConfig": "config",
     "CoreState": "messages",
     "Detokenizer": "detokenizer",
     "EngineCore": "loop",
+    "EngineCoreClient": "client",
     "EngineCoreOutput": "messages",
     "EngineCoreOutputs": "messages",
     "EngineCoreRequest": "messages",
@@ -79,6 +94,7 @@ _HOME = {
     "Failure": "failures",
     "FinishReason": "messages",
     "GeneratorBackend": "generator",
+    "InprocClient": "inproc",
     "KVLedger": "kvcache",
     "MockExecutor": "mock",
     "MockTokenizer": "mock",
@@ -94,7 +110,9 @@ _HOME = {
     "SchedulerOutput": "executor",
     "SimpleScheduler": "scheduler",
     "StopStrings": "detokenizer",
+    "SyncMPClient": "sync_mp",
     "Tokenizer": "backend",
+    "create_client": "clients",
 }
 
 

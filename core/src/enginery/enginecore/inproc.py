@@ -197,7 +197,7 @@ class InprocClient(EngineCoreClient):
         seconds = self._seconds(timeout)
         deadline = time.monotonic() + seconds
         left = seconds
-        while not done() and self._ledger.over is None and not stop.asked:
+        while not done() and not self._is_over(stop):
             if left < 0:
                 raise EngineTimeout(f"{what} within {seconds:g} s")
             if self._stepping.acquire(timeout=min(max(left, 0), threading.TIMEOUT_MAX)):
@@ -212,9 +212,12 @@ class InprocClient(EngineCoreClient):
             left = deadline - time.monotonic()
             if not self._core.has_work() and left >= 0:
                 with self._news:
-                    if not (self._notes or done() or self._ledger.over is not None or stop.asked):
+                    if not (self._notes or done() or self._is_over(stop)):
                         self._news.wait(min(left, threading.TIMEOUT_MAX))
                 left = deadline - time.monotonic()
+
+    def _is_over(self, stop: _Stop) -> bool:
+        return stop.asked or self._ledger.over is not None
 
     def _step(self, deadline: float) -> None:
         """One step, and its outputs into the book; waits a moment when there is nothing to do yet."""
