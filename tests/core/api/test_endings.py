@@ -161,7 +161,13 @@ def test_a_stream_of_an_api_is_none_of_another(api: Api) -> None:
 def test_a_done_that_follows_no_reply_is_no_end() -> None:
     role = data(openai.chat_chunk(**WHO, delta={"role": "assistant", "content": "Hi"}))
     assert stream_ending("chat", role + DONE) == "truncated"
+    assert stream_ending("chat", (role * 100 + DONE)[-TAIL_BYTES:]) == "truncated"
     assert stream_ending("chat", DONE) == "truncated"
+
+
+@pytest.mark.parametrize("size", [8, 13, 20, 60, 300])
+def test_a_done_is_believed_when_little_else_is_seen(size: int) -> None:
+    assert stream_ending("chat", chat("Hi")[-size:]) == "complete"
 
 
 def test_a_done_is_believed_when_one_chunk_fills_the_tail() -> None:

@@ -56,6 +56,7 @@ _RESPONSE_ENDS = frozenset({"response.completed", "response.incomplete", "respon
 
 _SPACE = b" \t\r\n"
 _STRING = re.compile(rb'\s*:\s*"([^"]*)"')
+_NULL = re.compile(rb"\s*:\s*null")
 _NUMBER = re.compile(rb"\s*:\s*(\d{1,15})")
 _OBJECT = re.compile(rb"\s*:\s*(?=\{)")
 _FROM = json.JSONDecoder()
@@ -96,14 +97,11 @@ def stream_ending(api: Api, tail: bytes) -> Ending:
         return "truncated"
     last = events[-1]
     if api in {"chat", "completions"}:
-        if last.data != b"[DONE]":
+        if last.data != b"[DONE]" and (last.whole or not last.data.endswith(b"[DONE]")):
             return "error" if last.is_error() else "truncated"
         if len(events) > 1 and events[-2].is_error():
             return "error"
-        # Some servers say [DONE] whatever happened. A reply's own end is in the tail, unless a single
-        # chunk filled it.
-        told = _last(tail, b'"finish_reason"', _STRING) is not None or len(tail) >= TAIL_BYTES
-        return "complete" if told else "truncated"
+        return "complete" if _was_finished(tail, events) else "truncated"
     if last.is_error():
         return "error"
     if api == "responses":
@@ -111,6 +109,18 @@ def stream_ending(api: Api, tail: bytes) -> Ending:
     if api == "messages":
         return "complete" if last.type() == "message_stop" else "truncated"
     return "complete"
+
+
+def _was_finished(tail: bytes, events: list[_Event]) -> bool:
+    """True unless a ``[DONE]`` follows a reply that had not ended: some servers say it whatever happened.
+
+    A tail that shows no chunk with a choice, because it is short or its chunks are long, is believed.
+    """
+    if _last(tail, b'"finish_reason"', _STRING) is not None:
+        return True
+    if _last(tail, b'"finish_reason"', _NULL) is not None:
+        return False
+    return len(events) > 1 or not events[0].whole
 
 
 def body_is_complete(body: bytes) -> bool:
@@ -149,7 +159,7 @@ def _closing(tail: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Event:
-    """One event of the tail; ``whole`` is False when its beginning may be missing."""
+    """One event of the tail; ``whole`` is False when its beginning is missing, or may be."""
 
     name: bytes
     data: bytes
@@ -185,7 +195,8 @@ def _events(tail: bytes) -> list[_Event] | None:
     end = len(tail) - 2
     while end > 0 and len(found) < 2:
         start = tail.rfind(b"\n\n", 0, end)
-        event = _event(tail[0 if start < 0 else start + 2 : end], whole=start >= 0)
+        block = tail[0 if start < 0 else start + 2 : end]
+        event = _event(block, whole=start >= 0 or block.startswith((b"data:", b"event:")))
         if event is not None:
             found.append(event)
         end = start
