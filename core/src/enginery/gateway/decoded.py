@@ -151,7 +151,8 @@ async def _events(pieces: AsyncIterator[bytes]) -> AsyncIterator[SSEEvent]:
     decoder = SSEDecoder()
     async for piece in pieces:
         for event in decoder.feed(piece):
-            yield event
+            if event.data != "null":  # llama.cpp with more prompts than slots: one that waits
+                yield event
 
 
 async def folded_reply(
