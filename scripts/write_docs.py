@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import click
+from error_page import error_page
 from pydantic import BaseModel
 
-from enginery import errors
 from enginery.cli import cli
-from enginery.errors import EngineryError
 from enginery.hookspecs import API_VERSION, EngineSpec
 from enginery.lifecycle import STATES, TRANSITIONS
 from enginery.plugins.checks import HOOK_NAMES
@@ -129,35 +127,6 @@ def _default(value: Any) -> str:
     return f"`{value}`"
 
 
-def error_table() -> str:
-    """Every error that can reach a client."""
-    found = [
-        cls
-        for cls in vars(errors).values()
-        if inspect.isclass(cls) and issubclass(cls, EngineryError) and "code" in vars(cls)
-    ]
-    found.sort(key=lambda cls: (cls.status, cls.code))
-    rows = [
-        f"| `{cls.code}` | {cls.status} | `{cls.__name__}` | {(cls.__doc__ or '').splitlines()[0]} |"
-        for cls in dict.fromkeys(found)
-    ]
-    tree = re.search(r"\n    EngineryError\n.*?\n\n", errors.__doc__ or "", re.DOTALL)
-    assert tree is not None
-    return "\n".join(
-        [
-            "# Errors\n",
-            NOTE,
-            (
-                "Every reply that is an error has the body\n\n"
-                '    {"error": {"message": …, "type": …, "param": …, "code": …, "source": "gateway" | "engine"}}\n'
-            ),
-            "`code` is an interface and never changes. In Python the same errors are a tree:\n",
-            "```" + tree.group(0).rstrip() + "\n```\n",
-            "| code | status | class | when |\n|---|---|---|---|\n" + "\n".join(rows) + "\n",
-        ]
-    )
-
-
 def commands() -> str:
     """``--help`` of every command."""
     out = [
@@ -225,7 +194,7 @@ def _markdown(docstring: str) -> str:
 PAGES = {
     "hooks.md": hooks,
     "settings.md": settings,
-    "errors.md": error_table,
+    "errors.md": lambda: error_page(NOTE),
     "cli.md": commands,
     "operations.md": operations,
 }
