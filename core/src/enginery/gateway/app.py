@@ -116,7 +116,7 @@ class Gateway:
         """
         app = web.Application(middlewares=[self._every_request])
         self._models.add_to(app)
-        app.router.add_route("*", "/{path:.*}", self._other)
+        app.router.add_route("*", "/{path:.*}", self._other, expect_handler=_expected)
         fast = None
         if self._fast:
             fast = FastPath(self._inference, self._pool, self._watch, lambda _: True)
@@ -171,13 +171,15 @@ class Gateway:
 
     async def _other(self, request: web.Request) -> web.StreamResponse:
         """Whatever is not the gateway's own is a model's."""
-        if request.method == "POST":
+        own = self._models.has(request.path)
+        if request.method == "POST" and not own:
             return await self._handler(request)
-        if request.path in self._inference.endpoints():
+        if own or request.path in self._inference.endpoints():
+            allowed = "GET" if own else "POST"
             response = error_response(
-                MethodNotAllowed(f"{request.path} takes POST, not {request.method}")
+                MethodNotAllowed(f"{request.path} takes {allowed}, not {request.method}")
             )
-            response.headers["Allow"] = "POST"
+            response.headers["Allow"] = allowed
             return response
         raise EndpointNotSupported(f"there is nothing at {request.path}")
 
@@ -203,6 +205,14 @@ class _Runner(web.AppRunner):
             fast=self._fast,
             **made._kwargs,  # noqa: SLF001  # aiohttp has no public way to another connection class
         )
+
+
+async def _expected(request: web.Request) -> None:
+    """``Expect: 100-continue`` is answered; whatever else a client expects, it gets a reply all the same."""
+    expected = request.headers.get("Expect", "").lower()
+    if expected == "100-continue" and request.version >= (1, 1):
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
 
 
 def _translated(error: web.HTTPException, request: web.Request) -> EngineryError:

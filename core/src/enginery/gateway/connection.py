@@ -21,8 +21,12 @@ from enginery.errors import EngineryError, InvalidRequest
 from enginery.gateway.answers import error_response
 from enginery.gateway.fast import FastPath
 from enginery.gateway.relay import Relay
+from enginery.gateway.request_head import request_id_of
 
 __all__ = ["ClientConnection", "GatewayServer"]
+
+_QUOTED = 200
+"""Characters of aiohttp's own complaint that a client is told; it quotes the client's bytes."""
 
 _LONGEST = 1024 * 1024
 """A request with a longer body takes aiohttp's way."""
@@ -154,12 +158,14 @@ class ClientConnection(RequestHandler):
     ) -> web.StreamResponse:
         """What aiohttp itself refuses, or a defect of ours, in our shape."""
         if status < 500:
-            error: EngineryError = InvalidRequest(f"this is no HTTP request: {message or exc}")
+            said = " ".join(str(message or exc).split())[:_QUOTED]
+            error: EngineryError = InvalidRequest(f"this is no HTTP request: {said}")
         else:
             self.log_exception("Error handling request", exc_info=exc)
             error = EngineryError("internal error; the gateway's log says more")
         error.status = status
         response = error_response(error)
+        response.headers["x-request-id"] = request_id_of(None)
         response.force_close()
         return response
 

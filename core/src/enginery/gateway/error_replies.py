@@ -56,7 +56,8 @@ def error_reply(
         body = {"type": "error", **body}
     again = not engine_saw_request or error.code in _TRY_AGAIN
     headers = error_headers(error, engine_saw_request=not again)
-    return error.status, headers, json.dumps(body, ensure_ascii=False).encode()
+    # a client's own odd bytes may be in the message, as half surrogates
+    return error.status, headers, json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def from_engine(head: ResponseHead, body: bytes, hooks: EngineHooks, who: str) -> EngineryError:

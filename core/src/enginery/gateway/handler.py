@@ -124,7 +124,7 @@ class InferenceHandler:
         passed = {
             name: value
             for name in PASSED
-            if (value := request.headers.get(name.decode(), "").encode())
+            if (value := request.headers.get(name.decode(), "").encode("utf-8", "surrogateescape"))
         }
         head = self._inference.head(
             lease.endpoint, way.path, len(outgoing.payload), passed, way.sent.request_id.encode()

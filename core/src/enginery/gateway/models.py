@@ -23,6 +23,10 @@ _BEST = ("loaded", "sleeping", "loading", "unloading", "failed", "unloaded")
 """A model is as well as the best of its variants."""
 
 
+async def _whatever(_: web.Request) -> None:
+    """What a GET without a body expects does not matter; aiohttp would refuse in words of its own."""
+
+
 class ModelRoutes:
     """The routes that tell, and change nothing.
 
@@ -35,14 +39,22 @@ class ModelRoutes:
         self._manager = manager
         self._created = int(time.time())
         self.draining = False
+        self._routes = {
+            "/v1/models": self.list_models,
+            "/health": self.health,
+            "/livez": self.alive,
+            "/readyz": self.ready,
+        }
 
     def add_to(self, app: web.Application) -> None:
         """Register the routes."""
-        app.router.add_get("/v1/models", self.list_models)
-        app.router.add_get("/v1/models/{model:.+}", self.show_model)
-        app.router.add_get("/health", self.health)
-        app.router.add_get("/livez", self.alive)
-        app.router.add_get("/readyz", self.ready)
+        for path, handler in self._routes.items():
+            app.router.add_get(path, handler, expect_handler=_whatever)
+        app.router.add_get("/v1/models/{model:.+}", self.show_model, expect_handler=_whatever)
+
+    def has(self, path: str) -> bool:
+        """Whether a GET of ``path`` is answered here."""
+        return path in self._routes or path.startswith("/v1/models/")
 
     async def list_models(self, _: web.Request) -> web.Response:
         """Every model that can be asked for, in the settings' order."""
