@@ -30,6 +30,7 @@ from enginery.gateway.answers import error_response
 from enginery.gateway.connection import GatewayServer
 from enginery.gateway.fast import FastPath
 from enginery.gateway.handler import InferenceHandler
+from enginery.gateway.held import HEARTBEAT
 from enginery.gateway.inference import Finished, Inference
 from enginery.gateway.models import ModelRoutes
 from enginery.gateway.relay import Relay
@@ -56,6 +57,7 @@ class Gateway:
         manager: entered and shut down by the caller; its settings say where to listen.
         host, port: instead of the settings'.
         fast: use the short way for plain requests.
+        heartbeat: seconds between two signs of life for a stream that waits.
         on_finished: told of every request that reached a model.
     """
 
@@ -66,6 +68,7 @@ class Gateway:
         host: str | None = None,
         port: int | None = None,
         fast: bool = True,
+        heartbeat: float = HEARTBEAT,
         on_finished: Callable[[Finished], None] = lambda _: None,
     ) -> None:
         self.manager = manager
@@ -78,7 +81,11 @@ class Gateway:
         self._inference = Inference(manager, on_finished)
         self._models = ModelRoutes(manager)
         self._handler = InferenceHandler(
-            self._inference, self._pool, self._watch, body_limit=server.body_limit
+            self._inference,
+            self._pool,
+            self._watch,
+            body_limit=server.body_limit,
+            heartbeat=heartbeat,
         )
         self._runner: _Runner | None = None
         self._site: web.TCPSite | None = None

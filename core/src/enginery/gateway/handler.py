@@ -27,7 +27,7 @@ from enginery.errors import (
 )
 from enginery.gateway.answers import AlreadySent, StreamAnswer, error_response, json_response
 from enginery.gateway.decoded import Reading, changed_reply, changed_stream, folded_reply
-from enginery.gateway.held import hold
+from enginery.gateway.held import HEARTBEAT, hold
 from enginery.gateway.inference import Finished, Inference, Outgoing, Wanted
 from enginery.gateway.relay import Client, Relay, Reply, Sent
 from enginery.gateway.request_head import PASSED
@@ -70,15 +70,23 @@ class InferenceHandler:
         pool: connections to engines.
         watch: looks after deadlines.
         body_limit: bytes that a body may have.
+        heartbeat: seconds between two signs of life for a stream that waits.
     """
 
     def __init__(
-        self, inference: Inference, pool: UpstreamPool, watch: Watch, *, body_limit: int
+        self,
+        inference: Inference,
+        pool: UpstreamPool,
+        watch: Watch,
+        *,
+        body_limit: int,
+        heartbeat: float = HEARTBEAT,
     ) -> None:
         self._inference = inference
         self._pool = pool
         self._watch = watch
         self._body_limit = body_limit
+        self._heartbeat = heartbeat
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         """One request, from its body to the last byte of its reply."""
@@ -177,7 +185,14 @@ class InferenceHandler:
         if not wanted.request.stream:
             return await waiting
         progress = request.headers.get("x-enginery-progress") == "1"
-        return await hold(waiting, way.answer, manager, wanted.route, progress=progress)
+        return await hold(
+            waiting,
+            way.answer,
+            manager,
+            wanted.route,
+            progress=progress,
+            heartbeat=self._heartbeat,
+        )
 
     async def _connect(self, lease: Lease) -> Upstream:
         kept = self._pool.take(lease.endpoint, asyncio.get_running_loop().time())
