@@ -41,6 +41,7 @@ _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*))
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*\Z")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\Z")
 _MAX_SIZE_LINE = 256
+_MAX_DIGITS = 18
 
 HOP_BY_HOP = frozenset(
     {
@@ -108,7 +109,8 @@ def parse_head(head: bytes, *, bodiless: bool = False) -> ResponseHead:
             raise BadEngineReply(f"a malformed header from the engine: {line[:80]!r}")
         name, value = found[1].lower(), found[2]
         if name == b"content-length":
-            if not value.isdigit() or (length is not None and length != int(value)):
+            fine = value.isdigit() and len(value) <= _MAX_DIGITS
+            if not fine or (length is not None and length != int(value)):
                 raise BadEngineReply(f"the engine's Content-Length is {value[:40]!r}")
             length = int(value)
         elif name == b"transfer-encoding":
@@ -167,6 +169,10 @@ class ChunkWalk:
         """
         offset = self._need
         if offset:
+            # of its CRLF, whatever is here
+            cr, lf = data[max(0, offset - 2) : offset - 1], data[offset - 1 : offset]
+            if cr not in {b"", b"\r"} or lf not in {b"", b"\n"}:
+                raise BadEngineReply("the engine's chunked framing is broken")
             if len(data) < offset:
                 self._need -= len(data)
                 return data
@@ -191,6 +197,8 @@ class ChunkWalk:
             after = line + 4 + size
             if after > end:
                 if after - offset > HOLD_LIMIT:
+                    if end == after - 1 and data[end - 1] != 0x0D:
+                        raise BadEngineReply("the engine's chunked framing is broken")
                     self._need = after - end
                     self.inside = True
                     return data

@@ -129,6 +129,9 @@ class InferenceHandler:
         way.sent.committed = way.answer.begun
         outgoing = self._inference.outgoing(wanted, lease)
         upstream = await self._connect(lease)
+        if lease.error is not None:  # the engine was taken away meanwhile
+            upstream.detach(reusable=True)
+            raise lease.error
         passed = {
             name: value
             for name in PASSED

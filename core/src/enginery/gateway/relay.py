@@ -14,6 +14,7 @@ then the client is told.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ COLLECT_LIMIT = 8 * 2**20
 
 _DROPPED = (b"access-control-", b"set-cookie", b"x-request-id", b"strict-transport")
 _EVENT_STREAM = b"text/event-stream"
+_COMMENTS = re.compile(rb"(?:(?::[^\r\n]*)?[\r\n])+\Z")
 
 
 class Client(Protocol):
@@ -248,6 +250,8 @@ class Relay:
         if body.ended:
             self._end_collected(head, b"".join(self._pieces))
         elif self._size > COLLECT_LIMIT:
+            if self._answering:
+                raise BadEngineReply(f"{self.lease.variant.id} answered with what is no stream")
             self._send_head()
             self.on_body = self._reframed
             whole, self._pieces = b"".join(self._pieces), []
@@ -294,6 +298,9 @@ class Relay:
 
     def _close(self, outcome: Outcome, *, reusable: bool = False) -> None:
         """The connection first, then the lease; the client is told by the caller."""
+        if self._paused:  # a reply's last bytes may have been too many for the client
+            self._paused = False
+            self._upstream.resume()
         self._upstream.detach(reusable=reusable)
         self.lease.release(outcome)
         self._relays.discard(self)
@@ -397,9 +404,10 @@ class Relay:
                 self._transport.abort()  # `client_left` follows
             return None
         reads, since = self._looked
-        if reads != self._reads and not (self._tail and _is_comment(self._tail[-1])):
+        if reads != self._reads and not self._only_comments(self._reads - reads):
             self._looked = (self._reads, now)
             return None
+        self._looked = (self._reads, since)
         limit = deadlines.first_byte if self._head is None else deadlines.stall
         if now - since <= limit:
             return None
@@ -412,6 +420,14 @@ class Relay:
 
     def _is_event_stream(self) -> bool:
         return self._head is not None and self._head.get(b"content-type").startswith(_EVENT_STREAM)
+
+    def _only_comments(self, reads: int) -> bool:
+        """The last reads brought signs of the server's life, not of the model's."""
+        walked = self.on_body == self._walked
+        pieces = list(self._tail)[-reads:]
+        return bool(pieces) and all(
+            _COMMENTS.match(payload_of(piece) if walked else piece) for piece in pieces
+        )
 
     def _unpacked_tail(self) -> bytes:
         if self.on_body == self._walked:
@@ -462,8 +478,3 @@ class Relay:
 def _nowhere(data: bytes) -> None:
     """Where a reply goes whose client left, while its engine is heard out."""
 
-
-def _is_comment(piece: bytes) -> bool:
-    """A read that holds nothing but one comment: a sign of the server's life, not of the model's."""
-    payload = payload_of(piece) if piece[:1].isdigit() else piece
-    return payload.startswith(b":") and payload.rstrip().count(b"\n") == 0

@@ -108,6 +108,7 @@ class Upstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
         self.transport = cast("asyncio.Transport", transport)
+        self._pool.made(self)
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
@@ -140,28 +141,28 @@ class Upstream(asyncio.Protocol):
         exchange = self._exchange
         assert exchange is not None
         data = self._buffer + data if self._buffer else data
-        end = data.find(b"\r\n\r\n")
         try:
-            if end < 0:
-                if len(data) > MAX_HEAD_BYTES:
+            while True:
+                end = data.find(b"\r\n\r\n")
+                if (end if end >= 0 else len(data) - 3) > MAX_HEAD_BYTES:
                     raise BadEngineReply("the engine's reply has no end of its head")
-                self._buffer = data
-                return
-            head = parse_head(data[:end])
-            self._buffer = b""
-            rest = data[end + 4 :]
-            if head.status < 200:  # 100 Continue and the like: the real head follows
-                if rest:
-                    self._on_head(rest)
-                return
+                if end < 0:
+                    self._buffer = data
+                    return
+                head = parse_head(data[:end])
+                data = data[end + 4 :]
+                if head.status >= 200:
+                    break
+                if head.status == 101:
+                    raise BadEngineReply("the engine changed the protocol, which nobody asked for")
+                # 100 Continue and the like: the real head follows
             self.keep_alive = head.keep_alive
             self._receive = self._on_body
+            self._buffer = data  # a reply without a body ends now: with more behind it, it is not kept
             exchange.on_head(head)
-            # it may have ended the exchange: a reply without a body
-            if rest and self._exchange is exchange:
-                self._on_body(rest)
-            elif rest:
-                self._unasked(rest)
+            self._buffer = b""
+            if data and self._exchange is exchange:
+                self._on_body(data)
         except BadEngineReply as error:
             self._break(error)
 
@@ -214,15 +215,17 @@ class _EnginePool:
                     _, upstream = await loop.create_connection(
                         self._new, at.host, at.port, ssl=self._tls
                     )
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, UnicodeError) as error:  # UnicodeError: no name of a host
             why = "it does not answer" if isinstance(error, TimeoutError) else error
             raise EngineUnreachable(f"{at.base_url}: {why}") from error
         return upstream
 
     def _new(self) -> Upstream:
-        upstream = Upstream(self)
+        return Upstream(self)
+
+    def made(self, upstream: Upstream) -> None:
+        """It is open."""
         self._all.add(upstream)
-        return upstream
 
     def keep(self, upstream: Upstream) -> None:
         """It is idle again."""
