@@ -20,7 +20,7 @@ import aiohttp
 from enginery.engine.endpoints import endpoint_of_url
 from enginery.engine.routing import reply_budget
 from enginery.engine.seam import Outcome
-from enginery.engine.transport import HttpTransport, auth_headers, open_session
+from enginery.engine.transport import HttpTransport, auth_headers, check_leads_to, open_session
 from enginery.errors import (
     EndpointNotSupported,
     EngineCrashed,
@@ -280,7 +280,7 @@ class PluginEngineClient(EngineClient):
         lease = None if self._acquire is None else await self._acquire()
         target = self.endpoint if lease is None else _endpoint_of(lease, self.endpoint)
         try:
-            _check_leads_to(target, session)
+            check_leads_to(target, session)
             response = await session.post(
                 target.request_url + path,
                 json=body,
@@ -376,17 +376,6 @@ class PluginEngineClient(EngineClient):
 def _endpoint_of(lease: HeldLease, default: Endpoint) -> Endpoint:
     """Where the leased engine listens: it may have been restarted since this client was made."""
     return lease.client.endpoint if isinstance(lease.client, PluginEngineClient) else default
-
-
-def _check_leads_to(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
-    """A session's connector decides whom it talks to: a unix socket's key must not go elsewhere."""
-    connector = session.connector
-    leads_to = connector.path if isinstance(connector, aiohttp.UnixConnector) else None
-    if leads_to != endpoint.unix_path:
-        raise InvalidRequest(
-            f"this session does not lead to {endpoint.base_url}: use one of client.open_session()",
-            param="session",
-        )
 
 
 def _hold_until_closed(lease: HeldLease, response: aiohttp.ClientResponse) -> None:

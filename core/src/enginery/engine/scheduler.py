@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from enginery.engine import refusals
+from enginery.engine import reach, refusals
 from enginery.engine.placement import Bytes, Placement, place
 from enginery.engine.queue import Group, RequestQueue
 from enginery.engine.restarts import RestartPolicy, RestartRecord
@@ -39,9 +39,7 @@ from enginery.engine.seam import (
     Failed,
     Grant,
     InstanceView,
-    Lost,
     MemoryMeasured,
-    Outcome,
     QueuedRequest,
     Ready,
     Reject,
@@ -63,7 +61,6 @@ from enginery.engine.waking import next_moment
 from enginery.errors import (
     EngineEvicted,
     EngineryError,
-    EngineUnreachable,
 )
 from enginery.lifecycle import TRANSITIONS, State, Trigger
 from enginery.values import Variant
@@ -116,8 +113,10 @@ class EngineScheduler:
                 self._requested(request, now)
             case Cancelled(request_id):
                 self._queue.remove(request_id)
-            case Released():
-                self._released(event, now)
+            case Released(lease_id, outcome):
+                holder = self._roster.leases.get(lease_id)
+                self._roster.release(lease_id, now)
+                reach.released(self._roster, holder, outcome)
             case UnloadAsked():
                 self._unload(event, now)
             case ShutdownAsked(grace):
@@ -167,20 +166,14 @@ class EngineScheduler:
         else:
             self._roster.out.append(Reject(request, error))
 
-    def _released(self, event: Released, now: float) -> None:
-        one = self._roster.leases.get(event.lease_id)
-        self._roster.release(event.lease_id, now)
-        attached = one is not None and one.traits.attached and one.state is State.READY
-        if one is not None and attached and event.outcome is Outcome.ENGINE_ERROR:
-            self._roster.probe(one)
-
     def _reported(self, event: Event, now: float) -> None:
         """News of one instance. News of an earlier process, or overtaken by a stop, is dropped."""
         one = self._roster.instances.get(getattr(event, "instance", ""))
         if one is None or one.generation != getattr(event, "generation", None):
             return
-        if one.traits.attached:
-            self._seen(event, one, now)
+        lost = reach.told(self._roster, one, event, now)
+        if lost is not None:
+            self._turn_away(one, lost)
         match event, one.state:
             case Ready(), State.STARTING:
                 one.load_s = now - one.swap_began
@@ -214,20 +207,6 @@ class EngineScheduler:
                 self._roster.finish_unload(one, error)
             case Unhealthy(), State.READY if not one.leases and not one.traits.attached:
                 self._roster.drain(one, now, "unhealthy")
-
-    def _seen(self, event: Event, one: Instance, now: float) -> None:
-        """What a look at an attached one found."""
-        match event, one.state:
-            case Ready(), State.UNREACHABLE:
-                self._roster.found(one, now)
-            case Ready(), State.READY:
-                one.probing = False
-            case Lost(error=error), State.STARTING | State.READY | State.UNREACHABLE:
-                self._roster.lost(one, error, now)
-                self._turn_away(one, error)
-            case Unhealthy(), State.READY:
-                why = f"{one.variant.id} fails its health check"
-                self._roster.lost(one, EngineUnreachable(why, retry_after=1.0), now)
 
     def _unload(self, event: UnloadAsked, now: float) -> None:
         waits = False
@@ -286,7 +265,7 @@ class EngineScheduler:
             if target is None:
                 continue
             if target.traits.attached:
-                self._reach(target, now)
+                reach.wanted(self._roster, target, now)
                 continue
             need = target.ready_memory
             others = [
@@ -319,13 +298,6 @@ class EngineScheduler:
             if one.state is not State.FAILED or one.record.may_start(now):
                 return one
         return None
-
-    def _reach(self, one: Instance, now: float) -> None:
-        """Bring an attached one nearer; one that is on its way out comes back when that is done."""
-        if one.state is State.UNREACHABLE:
-            self._roster.probe(one)
-        elif not one.resident:
-            self._roster.bring_up(one, now)
 
     def _ask_to_go(self, found: Placement, group: Group, target: Instance, now: float) -> None:
         """The victims' turns end: at once if they are idle, else when the waiting is overdue."""

@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 import stat
+import sys
 import tempfile
 import weakref
 from contextlib import suppress
@@ -22,8 +23,8 @@ from enginery.errors import EngineStartFailed
 
 __all__ = ["LONGEST_PATH", "SocketDirectory"]
 
-LONGEST_PATH = 107
-"""Bytes in a socket's path, as Linux counts (unix(7)); macOS allows 103, and says so itself."""
+LONGEST_PATH = 107 if sys.platform == "linux" else 103
+"""Bytes in a socket's path: unix(7), and what macOS has."""
 
 PREFIX, LOCK = "enginery-sockets-", "lock"
 

@@ -10,10 +10,10 @@ import asyncio
 
 import aiohttp
 
-from enginery.errors import EngineTimeout, EngineUnreachable
+from enginery.errors import EngineTimeout, EngineUnreachable, InvalidRequest
 from enginery.values import Endpoint, EngineReply, JSONObject, Transport
 
-__all__ = ["HttpTransport", "auth_headers", "open_session"]
+__all__ = ["HttpTransport", "auth_headers", "check_leads_to", "open_session"]
 
 DEFAULT_TIMEOUT = 10.0
 
@@ -39,6 +39,21 @@ def open_session(unix_path: str | None = None) -> aiohttp.ClientSession:
 def auth_headers(endpoint: Endpoint) -> dict[str, str]:
     """The per-spawn key, which proves to us that the engine is ours and to it that we are we."""
     return {} if endpoint.api_key is None else {"Authorization": f"Bearer {endpoint.api_key}"}
+
+
+def check_leads_to(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+    """A session's connector decides whom it talks to: a key must not go elsewhere.
+
+    Raises:
+        InvalidRequest: a unix socket of its own, or none where the endpoint has one.
+    """
+    connector = session.connector
+    leads_to = connector.path if isinstance(connector, aiohttp.UnixConnector) else None
+    if leads_to != endpoint.unix_path:
+        raise InvalidRequest(
+            f"this session does not lead to {endpoint.base_url}: use one of client.open_session()",
+            param="session",
+        )
 
 
 class HttpTransport:
