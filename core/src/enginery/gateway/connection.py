@@ -18,9 +18,9 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from enginery.errors import EngineryError, InvalidRequest
-from enginery.gateway.answers import error_response
+from enginery.gateway.answers import error_response, raw_error
 from enginery.gateway.fast import FastPath
-from enginery.gateway.relay import Relay
+from enginery.gateway.relay import Relay, Sent
 from enginery.gateway.request_head import request_id_of
 
 __all__ = ["ClientConnection", "GatewayServer"]
@@ -59,7 +59,7 @@ class ClientConnection(RequestHandler):
         """See `asyncio.Protocol`."""
         fast = self._fast
         if fast is None:
-            super().data_received(data)
+            self._to_aiohttp(data)
             return
         if self._busy or self._held:
             self._hold(data)
@@ -88,7 +88,18 @@ class ClientConnection(RequestHandler):
         if 0 < size < len(data) or size == 0 or size > _LONGEST:
             # several requests at once, or one that cannot be told apart: all aiohttp's
             self._fast = None
-        super().data_received(data)
+        self._to_aiohttp(data)
+
+    def _to_aiohttp(self, data: bytes) -> None:
+        try:
+            super().data_received(data)
+        except ValueError as error:  # its parser in Python, at a length of thousands of digits
+            refused = InvalidRequest(f"this is no HTTP request: {str(error)[:_QUOTED]}")
+            id_ = request_id_of(None)
+            extra = b"x-request-id: %b\r\nConnection: close\r\n" % id_.encode()
+            if self.transport is not None:
+                self.transport.write(raw_error(refused, Sent("other", id_, extra)))
+            self.force_close()
 
     def _over(self, *, keep_alive: bool) -> None:
         """The short way has come to its end: the reply is written."""

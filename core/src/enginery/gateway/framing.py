@@ -169,15 +169,9 @@ class ChunkWalk:
         """
         offset = self._need
         if offset:
-            # of its CRLF, whatever is here
-            cr, lf = data[max(0, offset - 2) : offset - 1], data[offset - 1 : offset]
-            if cr not in {b"", b"\r"} or lf not in {b"", b"\n"}:
-                raise BadEngineReply("the engine's chunked framing is broken")
-            if len(data) < offset:
-                self._need -= len(data)
+            self._go_on(data, offset)
+            if self._need:
                 return data
-            self._need = 0
-            self.inside = False
         elif self._held:
             data = self._held + data
             self._held = b""
@@ -210,6 +204,14 @@ class ChunkWalk:
             return data
         self._held = data[offset:]
         return data[:offset]
+
+    def _go_on(self, data: bytes, need: int) -> None:
+        """``data`` begins inside of a chunk that was handed on in part."""
+        cr, lf = data[max(0, need - 2) : need - 1], data[need - 1 : need]
+        if cr not in {b"", b"\r"} or lf not in {b"", b"\n"}:  # empty: they come later, or came
+            raise BadEngineReply("the engine's chunked framing is broken")
+        self._need = max(0, need - len(data))
+        self.inside = bool(self._need)
 
     def _end(self, data: bytes, offset: int, line: int) -> bytes:
         """The last chunk begins at ``offset``: its trailers are waited for and dropped."""

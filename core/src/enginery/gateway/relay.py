@@ -477,4 +477,3 @@ class Relay:
 
 def _nowhere(data: bytes) -> None:
     """Where a reply goes whose client left, while its engine is heard out."""
-

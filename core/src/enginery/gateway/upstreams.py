@@ -158,7 +158,7 @@ class Upstream(asyncio.Protocol):
                 # 100 Continue and the like: the real head follows
             self.keep_alive = head.keep_alive
             self._receive = self._on_body
-            self._buffer = data  # a reply without a body ends now: with more behind it, it is not kept
+            self._buffer = data  # where the reply has no body, `detach` sees that more came
             exchange.on_head(head)
             self._buffer = b""
             if data and self._exchange is exchange:
