@@ -34,7 +34,7 @@ from enginery.gateway.held import HEARTBEAT
 from enginery.gateway.inference import Finished, Inference
 from enginery.gateway.models import ModelRoutes
 from enginery.gateway.relay import Relay
-from enginery.gateway.request_head import request_id_of
+from enginery.gateway.request_head import REQUEST_ID, request_id_of
 from enginery.gateway.upstreams import UpstreamPool
 from enginery.gateway.watch import Watch
 
@@ -165,7 +165,7 @@ class Gateway:
     @web.middleware
     async def _every_request(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Gives each request its id, and each error its shape."""
-        request_id = request["request_id"] = request_id_of(request.headers.get("x-request-id"))
+        request_id = request[REQUEST_ID] = request_id_of(request.headers.get("x-request-id"))
         try:
             response = await handler(request)
         except EngineryError as error:

@@ -30,7 +30,7 @@ from enginery.gateway.decoded import Reading, changed_reply, changed_stream, fol
 from enginery.gateway.held import HEARTBEAT, hold
 from enginery.gateway.inference import Finished, Inference, Outgoing, Wanted
 from enginery.gateway.relay import Client, Relay, Reply, Sent
-from enginery.gateway.request_head import PASSED
+from enginery.gateway.request_head import CORS, PASSED, REQUEST_ID
 from enginery.gateway.upstreams import Upstream, UpstreamPool
 from enginery.gateway.watch import Watch
 
@@ -92,11 +92,11 @@ class InferenceHandler:
         """One request, from its body to the last byte of its reply."""
         path = request.path
         client = cast("Connection", request.protocol)
-        request_id = request["request_id"]
+        request_id = request[REQUEST_ID]
         sent = Sent(
             api_of(path),
             request_id,
-            extra=b"x-request-id: %b\r\n%b" % (request_id.encode(), request.get("cors", b"")),
+            extra=b"x-request-id: %b\r\n%b" % (request_id.encode(), request.get(CORS, b"")),
             chunked=request.version >= (1, 1),
             keep_alive=bool(request.keep_alive),
         )

@@ -10,10 +10,18 @@ import itertools
 import re
 import secrets
 
-__all__ = ["PASSED", "request_id_of"]
+from aiohttp import web
+
+__all__ = ["CORS", "PASSED", "REQUEST_ID", "request_id_of"]
 
 PASSED = (b"accept", b"traceparent")
 """Besides Content-Type and x-request-id, which we write ourselves."""
+
+REQUEST_ID = web.RequestKey("request_id", str)
+"""A request's id; each has one."""
+
+CORS = web.RequestKey("cors", bytes)
+"""Lines that its reply's head gets for browsers."""
 
 _ID = re.compile(r"[!-~]{1,128}\Z")
 _RUN = secrets.token_hex(6)
