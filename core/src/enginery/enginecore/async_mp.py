@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any, ClassVar, Self
 
 from enginery.enginecore.child import CoreChild
-from enginery.enginecore.client import EngineCoreClient, ShutdownMode
+from enginery.enginecore.client import EngineCoreClient, ShutdownMode, patience
 from enginery.enginecore.client_state import ClientState
 from enginery.enginecore.config import ClientConfig
 from enginery.enginecore.messages import Capabilities, EngineCoreOutputs, EngineCoreRequest
@@ -32,9 +32,6 @@ CHUNK = 256 * 1024
 
 HIGH_WATER = 1024 * 1024
 """Bytes on their way to the core above which `add_request_async` waits."""
-
-CLOSE_PATIENCE = 5.0
-"""Seconds that an orderly end may take, beyond what a drain was given."""
 
 
 class AsyncMPClient(EngineCoreClient):
@@ -131,7 +128,7 @@ class AsyncMPClient(EngineCoreClient):
         link.ask_for_end(mode, timeout)
         over = link.is_closed
         try:
-            await link.wait(over, _patience(mode, timeout), "the core does not end")
+            await link.wait(over, patience(mode, timeout), "the core does not end")
         except EngineTimeout:
             link.child.hang_up()
             await link.wait(over, math.inf, "")
@@ -299,7 +296,7 @@ class _Link:
     def end_blocking(self, timeout: float | None, mode: ShutdownMode) -> None:
         """Ask for the end and see it through without the loop."""
         self.ask_for_end(mode, timeout)
-        deadline = time.monotonic() + _patience(mode, timeout)
+        deadline = time.monotonic() + patience(mode, timeout)
         poll = select.poll()
         while not self._reaping:
             left = deadline - time.monotonic()
@@ -362,12 +359,6 @@ class _Link:
                     loop.call_soon_threadsafe(self.close)
             except RuntimeError:  # it was closed in between
                 self.close()
-
-
-def _patience(mode: ShutdownMode, timeout: float | None) -> float:
-    if mode == "abort":
-        return CLOSE_PATIENCE
-    return math.inf if timeout is None else CLOSE_PATIENCE + timeout
 
 
 def _wake(waiter: asyncio.Future[bool]) -> None:

@@ -8,6 +8,7 @@ runs or how it is reached. A client implements the sync half, the async half, or
 # ruff: noqa: ARG002  # the half that a client lacks has its arguments all the same
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -22,9 +23,20 @@ from enginery.enginecore.messages import (
 )
 from enginery.errors import UnsupportedOperation
 
-__all__ = ["EngineCoreClient", "ShutdownMode"]
+__all__ = ["EngineCoreClient", "ShutdownMode", "patience"]
 
 ShutdownMode = Literal["abort", "drain"]
+
+
+CLOSE_PATIENCE = 5.0
+"""Seconds that an orderly end may take, beyond what a drain was given."""
+
+
+def patience(mode: ShutdownMode, timeout: float | None) -> float:
+    """Seconds after which a core that was asked to end is killed."""
+    if mode == "abort":
+        return CLOSE_PATIENCE if timeout is None else timeout
+    return math.inf if timeout is None else CLOSE_PATIENCE + timeout
 
 
 class EngineCoreClient(ABC):
@@ -59,8 +71,9 @@ class EngineCoreClient(ABC):
     def shutdown(self, timeout: float | None = None, mode: ShutdownMode = "abort") -> None:
         """End the core and everything of it; works on every client, any number of times.
 
-        ``abort`` ends each request at once. ``drain`` lets requests finish, for ``timeout`` seconds at most
-        (None: as long as it takes), and takes no new ones. Their outputs can be read afterwards.
+        ``abort`` ends each request at once; a core that is not gone after ``timeout`` seconds (None: 5) is
+        killed. ``drain`` lets requests finish, for ``timeout`` seconds at most (None: as long as it takes),
+        and takes no new ones. Outputs that were not read can be read afterwards.
         """
 
     async def shutdown_async(

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from enginery.enginecore.client import EngineCoreClient, ShutdownMode
+from enginery.enginecore.client import EngineCoreClient, ShutdownMode, patience
 from enginery.enginecore.config import ClientConfig, load_backend
 from enginery.enginecore.ledger import RequestLedger
 from enginery.enginecore.loop import EngineCore
@@ -30,9 +30,6 @@ __all__ = ["InprocClient"]
 
 IDLE = 0.001
 """Seconds until the next step when the last one gave nothing, though there is work."""
-
-CLOSE_PATIENCE = 5.0
-"""Seconds that `shutdown` waits for a step of another thread to end."""
 
 
 class InprocClient(EngineCoreClient):
@@ -156,7 +153,8 @@ class InprocClient(EngineCoreClient):
         """See `EngineCoreClient.shutdown`. A step that never ends keeps its thread, and the backend."""
         if self._ledger.over is not None:
             return
-        mine = self._stepping.acquire(timeout=CLOSE_PATIENCE)
+        wait = min(patience(mode, timeout), threading.TIMEOUT_MAX)
+        mine = self._stepping.acquire(timeout=wait)
         try:
             if mine:
                 self._end(timeout, mode)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from enginery.enginecore.child import CoreChild
-from enginery.enginecore.client import EngineCoreClient, ShutdownMode
+from enginery.enginecore.client import EngineCoreClient, ShutdownMode, patience
 from enginery.enginecore.client_state import ClientState
 from enginery.enginecore.config import ClientConfig
 from enginery.enginecore.messages import Capabilities, EngineCoreOutputs, EngineCoreRequest
@@ -28,9 +28,6 @@ __all__ = ["SyncMPClient"]
 
 CHUNK = 256 * 1024
 """Bytes that are read at once."""
-
-CLOSE_PATIENCE = 5.0
-"""Seconds that an orderly end may take, beyond what a drain was given."""
 
 
 class SyncMPClient(EngineCoreClient):
@@ -133,15 +130,13 @@ class SyncMPClient(EngineCoreClient):
 
     def shutdown(self, timeout: float | None = None, mode: ShutdownMode = "abort") -> None:
         """See `EngineCoreClient.shutdown`."""
-        patience = CLOSE_PATIENCE
-        if mode == "drain":
-            patience += math.inf if timeout is None else timeout
         with self._changed:
             if self._state.over is None and not self._closing:
                 self._closing = True
                 self._say(ClientState.shutdown(mode, timeout))
             try:
-                self._wait(lambda: self._state.over is not None, patience, "the core does not end")
+                over = patience(mode, timeout)
+                self._wait(lambda: self._state.over is not None, over, "the core does not end")
             except EngineTimeout:
                 self._child.hang_up()  # wakes the thread that reads, too
                 if self._state.over is None:
