@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -262,6 +264,60 @@ async def test_nothing_is_launched_on_this_machine_for_it():
         await manager.load("far")
         assert states(manager) == {"far": "ready"}
     assert launcher.launched == []
+
+
+TLS = """
+import asyncio, ssl, sys
+from aiohttp import web
+from enginery import EngineManager, EngineUnreachable, Settings
+from enginery.engine.endpoints import free_endpoint
+
+async def answer(request):
+    return web.json_response({"path": request.path, "key": request.headers["Authorization"]})
+
+async def main():
+    app, at = web.Application(), free_endpoint()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)
+    await runner.setup()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(sys.argv[1], sys.argv[2])
+    await web.TCPSite(runner, at.host, at.port, ssl_context=context).start()
+    far = {"engine": "openai", "url": f"https://localhost:{at.port}/api", "api_key": "k"}
+    async with EngineManager(Settings(models={"far": far})) as manager:
+        try:
+            client = await manager.ensure_engine("far")
+            async with client.open_session() as session:
+                async with await client.forward_request(session, "", {"prompt": "x"}) as response:
+                    print(await response.text())
+        except EngineUnreachable as error:
+            print(error)
+    await runner.cleanup()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_https_is_spoken_with_servers_whose_certificate_is_trusted_and_with_no_others(tmp_path):
+    certificate, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    files = ["-keyout", key, "-out", certificate]
+    subprocess.run([*make.split(), *name, *files], check=True, capture_output=True)
+    said = {
+        trusted: subprocess.run(
+            [sys.executable, "-c", TLS, certificate, key],
+            env={**os.environ, "SSL_CERT_FILE": certificate if trusted else os.devnull},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for trusted in (True, False)
+    }
+    assert json.loads(said[True]) == {"path": "/api/v1/completions", "key": "Bearer k"}
+    assert "certificate verify failed" in said[False]
+    assert said[False].count("https://localhost") == 1
 
 
 # -- the rhythm of looking -------------------------------------------------------------------------

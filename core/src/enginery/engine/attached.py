@@ -115,12 +115,14 @@ class AttachedInstance(EngineInstance):
                 self._report(Ready(name, generation))
             else:
                 failures += 1
-                said = f"{name} does not serve at {self.endpoint.base_url}: "
-                said += health.detail or health.state
-                self._report(
-                    Lost(name, generation, EngineUnreachable(said, retry_after=RETRY_AFTER))
-                )
+                self._report(Lost(name, generation, self._unreachable(health)))
             await pause(next_look_in(failures), self._clock, wanted)
+
+    def _unreachable(self, health: Health) -> EngineUnreachable:
+        assert self.endpoint is not None
+        at, said = self.endpoint.base_url, health.detail or health.state
+        why = f"{self.variant.id} does not serve at {at}: {said.removeprefix(f'{at}: ')}"
+        return EngineUnreachable(why, retry_after=RETRY_AFTER)
 
     async def _look(self, engine: RunningEngine) -> Health:
         try:
