@@ -289,9 +289,9 @@ class Relay:
             return
         reusable = not self._body.surplus
         if head.status >= 400 or self._answering:
-            self._upstream.detach(reusable=reusable)
             refused = from_engine(head, body, self.lease.hooks, self.lease.variant.id)
-            self._fail(refused, Outcome.OK if head.status < 500 else Outcome.ENGINE_ERROR)
+            outcome = Outcome.OK if head.status < 500 else Outcome.ENGINE_ERROR
+            self._fail(refused, outcome, reusable=reusable)
             return
         self._send_whole(head, body)
         self._finish(Outcome.OK, usage_of(body[-TAIL_BYTES:], body[:TAIL_BYTES]), reusable=reusable)
@@ -334,13 +334,13 @@ class Relay:
             )
         )
 
-    def _fail(self, error: EngineryError, outcome: Outcome) -> None:
+    def _fail(self, error: EngineryError, outcome: Outcome, *, reusable: bool = False) -> None:
         """End it with an error: as a reply while the client has none, else in its stream."""
         if self._answering:
             self._send_error(error)
-            self._finish(outcome, None, reusable=False, error=error)
+            self._finish(outcome, None, reusable=reusable, error=error)
             return
-        self._close(outcome)
+        self._close(outcome, reusable=reusable)
         done, self._on_done = self._on_done, None
         if done is not None:
             done(error)
