@@ -25,7 +25,7 @@ BOOLEAN = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required
 TOOL = {"type": "function", "function": {"name": "flip", "parameters": BOOLEAN}}
 # Random weights never begin a call by themselves; this begins it for them, and ends as the call ends.
 CALL = {"role": "assistant", "content": "<tool_call>\n"}
-CALLING = {"ignore_eos": False, "tool_choice": "required"}
+CALLING = {"ignore_eos": False, "tool_choice": "required", "max_tokens": 120}
 THINKING_TEMPLATE = """\
 {%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' }}
 {%- if message.reasoning_content %}{{ '<think>\\n' + message.reasoning_content + '\\n</think>\\n' }}
@@ -175,7 +175,7 @@ def test_a_response_with_a_tool_is_folded(single) -> None:
     said = {"type": "output_text", "text": CALL["content"]}
     begun = {"type": "message", "role": "assistant", "content": [said]}
     tool = {"type": "function", "name": "flip", "parameters": BOOLEAN}
-    body = {"input": [*HI, begun], "tools": [tool], **CALLING}
+    body = {"input": [*HI, begun], "tools": [tool], **CALLING, "max_output_tokens": 120}
     assert check(single, RESPONSES, body)["output"][0]["type"] == "function_call"
 
 
@@ -223,6 +223,27 @@ def test_no_part_of_a_stream_passes_for_the_whole(single, path, body) -> None:
             fold(path, raw[:end])
 
 
+def overfull(server: Any, path: str, body: dict[str, Any]) -> bytes:
+    """A stream that broke off because another filled the pool; where they did not meet, once more."""
+    for _ in range(30):
+        raws: list[bytes] = []
+        ready = threading.Barrier(2)
+
+        def ask(ready: threading.Barrier = ready, raws: list[bytes] = raws) -> None:
+            ready.wait()
+            raws.append(streamed(server, path, body))
+
+        threads = [threading.Thread(target=ask) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for raw in raws:
+            if b"Context size has been exceeded" in raw:
+                return raw
+    raise AssertionError("the two requests never ran at the same time")
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [
@@ -235,17 +256,8 @@ def test_no_part_of_a_stream_passes_for_the_whole(single, path, body) -> None:
 def test_an_error_in_a_stream_is_the_error_of_the_whole_reply(start, path, body) -> None:
     body = {**SAME, **body}
     # One pool for two requests that fit alone: llama.cpp ends both when it is full.
-    with start("tiny-chat", parallel=2, context_length=256, extra_args=["-kvu"]) as server:
-        raws: list[bytes] = []
-        threads = [
-            threading.Thread(target=lambda: raws.append(streamed(server, path, body)))
-            for _ in range(2)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    raw = raws[0]
+    with start("tiny-chat", parallel=2, extra_args=["-kvu"]) as server:
+        raw = overfull(server, path, body)
     assert stream_ending(api_of(path), raw[-4096:]) == "error"
     with pytest.raises(EngineError, match="Context size has been exceeded") as caught:
         fold(path, raw)
