@@ -78,7 +78,7 @@ class GatewayThread:
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # raised again where the test stands
             self._error = error
         finally:
             self._up.set()
