@@ -71,33 +71,30 @@ Samples = dict[str, list[Sample]]
 """By load."""
 
 
-def sample(address: str, words: Sequence[str], pid: int | None, engine_pid: int) -> Sample:
-    """Warm up, then measure."""
+def sample(
+    target: Target | None, address: str, words: Sequence[str], pid: int | None, engine_pid: int
+) -> Sample:
+    """Warm up, then measure; without a target, the engine itself."""
+    without = None if target is None else target.brings
     settle(QUIET_WAIT)
     load(address, *words, "-d", str(WARM_SECONDS), cpus=ENGINE_CPU)
-    watched = [engine_pid] if pid is None else [engine_pid, pid]
-    before, all_before = {p: cpu_seconds(p) for p in watched}, busy_cpus()
+
+    def spent() -> tuple[float, float, float]:
+        """CPU seconds of the target, of it with the engines, and of the whole machine."""
+        own = 0.0 if pid is None else cpu_seconds(pid, without)
+        whole = 0.0 if pid is None else cpu_seconds(pid)
+        return own, whole + cpu_seconds(engine_pid), busy_cpus()
+
+    before = spent()
     seen = load(address, *words, "-d", str(SECONDS), cpus=ENGINE_CPU)
-    spent, all_spent = (
-        {p: cpu_seconds(p) - before[p] for p in watched},
-        busy_cpus() - all_before,
-    )
-    noise = max(0.0, all_spent - sum(spent.values()) - seen["cpu"]) / SECONDS
-    return Sample(
-        seen,
-        0.0 if pid is None else spent[pid],
-        0 if pid is None else pss(pid),
-        noise,
-    )
+    own, known, machine = (after - start for after, start in zip(spent(), before, strict=True))
+    noise = max(0.0, machine - known - seen["cpu"]) / SECONDS
+    return Sample(seen, own, 0 if pid is None else pss(pid, without), noise)
 
 
 def loads_of(target: Target | None) -> list[str]:
     """The loads that make sense for a target; None is the engine itself."""
-    return [
-        name
-        for name in LOADS
-        if target is None or (target.streams if name == "streams" else target.replies)
-    ]
+    return [name for name in LOADS if target is None or target.streams or name != "streams"]
 
 
 def summary(samples: Samples, direct_p50: float) -> dict[str, float]:
@@ -177,7 +174,7 @@ def _measure(
                     address = f"127.0.0.1:{engine_port}" if one_of is None else one_of.address
                     pid = None if one_of is None else started[one_of]
                     row = DIRECT if one_of is None else one_of.name
-                    one = sample(address, words, pid, engine_pid)
+                    one = sample(one_of, address, words, pid, engine_pid)
                     samples.setdefault(row, {}).setdefault(name, []).append(one)
     direct = median(s.seen["p50"] for s in undisturbed(samples[DIRECT]["one"]))
     names = [DIRECT, *(target.name for target in started)]

@@ -18,24 +18,38 @@ QUIET = 0.25
 """Busy CPUs by others below which a machine counts as quiet."""
 
 
-def _family(pid: int) -> list[int]:
-    return [pid, *descendants(pid)]
+def _family(pid: int, without: Path | None) -> list[int]:
+    return [
+        member
+        for member in (pid, *descendants(pid))
+        if without is None or _program(member) != str(without)
+    ]
 
 
-def cpu_seconds(pid: int) -> float:
-    """Seconds on a CPU of every thread of the family so far, exact to the nanosecond."""
+def _program(pid: int) -> str:
+    try:
+        return str(Path(f"/proc/{pid}/exe").readlink())
+    except OSError:
+        return ""
+
+
+def cpu_seconds(pid: int, without: Path | None = None) -> float:
+    """Seconds on a CPU of every thread of the family so far, exact to the nanosecond.
+
+    ``without`` is a program whose processes do not count: an engine that the family started.
+    """
     spent = 0
-    for member in _family(pid):
+    for member in _family(pid, without):
         for thread in Path(f"/proc/{member}/task").glob("*/schedstat"):
             with contextlib.suppress(OSError):  # a thread that has just ended
                 spent += int(thread.read_text().split()[0])
     return spent / 1e9
 
 
-def pss(pid: int) -> int:
+def pss(pid: int, without: Path | None = None) -> int:
     """Bytes of the family, each shared page divided among those who share it."""
     total = 0
-    for member in _family(pid):
+    for member in _family(pid, without):
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{member}/smaps_rollup").read_text().splitlines():
                 if line.startswith("Pss:"):

@@ -12,13 +12,15 @@ import shutil
 import subprocess
 from pathlib import Path
 
-__all__ = ["CACHE", "FAKE_ENGINE", "LOAD", "NotRun", "build", "load", "pinned"]
+__all__ = ["CACHE", "FAKE_ENGINE", "KEY", "LOAD", "NotRun", "build", "load", "pinned"]
 
 KIT = Path(__file__).with_name("kit")
 CACHE = Path(__file__).parents[1] / ".bench"
 """Builds and logs of the targets; git ignores it."""
 
 FAKE_ENGINE, LOAD = "fake_engine", "load"
+KEY = "sk-" + 4 * "0123456789abcdef"
+"""Sent with every request: LiteLLM does not start without one, the others do not look."""
 
 Numbers = dict[str, float]
 
@@ -58,7 +60,7 @@ def load(address: str, *words: str, cpus: str | None = None) -> Numbers:
     Raises:
         RuntimeError: the address does not answer.
     """
-    argv = [*pinned(cpus), str(build(LOAD)), "-a", address, *words]
+    argv = [*pinned(cpus), str(build(LOAD)), "-a", address, "-K", KEY, *words]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(argv)}: {done.stderr.strip()}")

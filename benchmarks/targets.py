@@ -18,10 +18,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from benchmarks.programs import CACHE, FAKE_ENGINE, NotRun, build, pinned
+from benchmarks.programs import CACHE, FAKE_ENGINE, KEY, NotRun, build, pinned
 from enginery.engine.endpoints import free_endpoint
 
 __all__ = ["ENGINE_CPU", "GATEWAY_CPU", "PEERS_VARIABLE", "Target", "engine", "running", "targets"]
@@ -31,7 +31,6 @@ ENGINE_CPU, GATEWAY_CPU = "0", "1"
 READY_SECONDS = 90.0  # LiteLLM takes a minute on a busy machine
 STOP_SECONDS = 3.0
 MODEL = "fake"
-KEY = "none"
 CHAT = "/v1/chat/completions"
 
 
@@ -39,7 +38,8 @@ CHAT = "/v1/chat/completions"
 class Target:
     """One row: what to start, and where to ask it.
 
-    ``streams`` and ``replies`` say which requests make sense: a folded row has only whole replies.
+    ``streams`` is False for a folded row, which has only whole replies. ``brings`` is the engine that it
+    starts itself, whose costs are not the gateway's.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Target:
     port: int
     env: Mapping[str, str] = field(default_factory=dict)
     streams: bool = True
-    replies: bool = True
+    brings: Path | None = None
 
     @property
     def address(self) -> str:
@@ -83,6 +83,25 @@ def ours(name: str, engine_port: int, options: Mapping[str, object] | None = Non
         "options": options or {},
     }
     return serving(name, model)
+
+
+def ours_on_a_socket(name: str) -> Target:
+    """The same with an engine that the gateway starts itself, on a unix socket.
+
+    Raises:
+        NotRun: this version has no gateway.
+    """
+    program = build(FAKE_ENGINE)
+    engine_argv = [*pinned(ENGINE_CPU), str(program), "-u", "{socket}"]
+    model = {
+        "engine": "llama.cpp",
+        "binary": engine_argv[0],
+        "args": engine_argv[1:],
+        "listen": "unix",
+        "parallel": 4096,
+        "options": {"fold_replies": False},
+    }
+    return replace(serving(name, model), brings=program)
 
 
 def serving(name: str, model: Mapping[str, object]) -> Target:
@@ -167,7 +186,11 @@ def litellm(program: str, engine_port: int) -> Target:
     row = {"model": f"openai/{MODEL}", "api_base": engine_url, "api_key": KEY}
     config.write_text(json.dumps({"model_list": [{"model_name": MODEL, "litellm_params": row}]}))
     argv = [program, "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
-    env = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    env = {
+        "LITELLM_LOG": "ERROR",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_MASTER_KEY": KEY,
+    }
     return Target("LiteLLM", [*argv, "--num_workers", "1"], port, env)
 
 
@@ -185,7 +208,8 @@ def targets(engine_port: int) -> tuple[list[Target], list[str]]:
     try:
         plain = ours("ours, plain", engine_port, {"fold_replies": False})
         folded = ours("ours, folded", engine_port)
-        found += [plain, Target(folded.name, folded.argv, folded.port, streams=False)]
+        socket = ours_on_a_socket("ours, plain, unix socket")
+        found += [plain, socket, replace(folded, streams=False)]
     except NotRun as reason:
         missing.append(f"ours: {reason}")
     for name, make in PEERS.items():
