@@ -77,8 +77,8 @@ def test_an_unknown_key_has_a_place_and_a_suggestion(tmp_path):
     "text",
     [
         "server: {workers: 4}",
-        "defaults: {first_byte: 5m}",
-        "models: {m: {on_disconnect: cancel}}",
+        "defaults: {first_bite: 5m}",
+        "models: {m: {body_limit: 1MiB}}",
         "models: {m: {variants: {v: {engine: mock}}}}",
     ],
 )
