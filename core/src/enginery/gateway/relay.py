@@ -159,7 +159,8 @@ class Relay:
         self._body: Body | None = None
         self._pieces: list[bytes] = []
         self._size = 0
-        self._tail: deque[bytes] = deque(maxlen=8)
+        self._tail: deque[bytes] = deque()
+        self._tail_size = 0
         self._first = b""
         self._answering = sent.committed
         """The client has a head, so that only the body can tell an error."""
@@ -213,9 +214,10 @@ class Relay:
         walk = self._walk
         ready = walk.feed(data)
         if ready:
-            if len(ready) >= TAIL_BYTES:
-                self._tail.clear()
             self._tail.append(ready)
+            self._tail_size += len(ready)
+            if self._tail_size > 4 * TAIL_BYTES:
+                self._trim_tail()
             if not self._first:
                 self._first = ready[:TAIL_BYTES]
         if walk.ended:
@@ -228,9 +230,10 @@ class Relay:
         assert self._body is not None
         payload = self._body.feed(data)
         if payload:
-            if len(payload) >= TAIL_BYTES:
-                self._tail.clear()
             self._tail.append(payload)
+            self._tail_size += len(payload)
+            if self._tail_size > 4 * TAIL_BYTES:
+                self._trim_tail()
             self._first = self._first or payload[:TAIL_BYTES]
         framed = chunk(payload) if self.sent.chunked else payload
         if self._body.ended:
@@ -256,6 +259,7 @@ class Relay:
             self.on_body = self._reframed
             whole, self._pieces = b"".join(self._pieces), []
             self._tail.append(whole[-TAIL_BYTES:])
+            self._tail_size = len(self._tail[0])
             self._write(chunk(whole) if self.sent.chunked else whole)
 
     # -- ends ----------------------------------------------------------------------------------------
@@ -420,6 +424,11 @@ class Relay:
 
     def _is_event_stream(self) -> bool:
         return self._head is not None and self._head.get(b"content-type").startswith(_EVENT_STREAM)
+
+    def _trim_tail(self) -> None:
+        """Whole pieces, and of small ones more than `TAIL_BYTES`: their framing is not payload."""
+        while self._tail_size - len(self._tail[0]) >= 2 * TAIL_BYTES:
+            self._tail_size -= len(self._tail.popleft())
 
     def _only_comments(self, reads: int) -> bool:
         """The last reads brought signs of the server's life, not of the model's."""
