@@ -68,3 +68,9 @@ def marking(done_file: str, **mock) -> NativeBackend:
 def words() -> GeneratorBackend:
     """The easy door: it can do nothing but talk."""
     return GeneratorBackend(lambda request: iter((request.prompt or "").split()))
+
+
+def with_options(note: str, **mock) -> NativeBackend:
+    """Has an option that is nobody else's business."""
+    assert note
+    return create_backend(**mock)

@@ -115,7 +115,7 @@ class EngineCoreProc:
                 idle = not batch.outputs
                 if batch.outputs or batch.stats:
                     self._end.outputs(batch)
-            elif core.failure is not None:
+            if core.failure is not None and not core.has_work():
                 raise core.failure
 
     def end_on_sigterm(self) -> None:
