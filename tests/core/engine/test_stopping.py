@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from enginery.engine.process import DRAIN_OUTPUT
 from enginery.values import StopPlan
 from support.processes import (
     FAMILY,
@@ -47,8 +48,8 @@ async def test_an_engine_that_ignores_sigterm_is_killed_within_its_plan(eventual
     await process.start()
     await eventually(lambda: process.log_tail() == ["up"])
     began = asyncio.get_running_loop().time()
-    await process.stop(timeout=0.2)
-    assert 0.2 <= asyncio.get_running_loop().time() - began < 2.2  # kill_after is 2 s
+    await process.stop(timeout=0.2)  # raises when the kill takes longer than its two seconds
+    assert asyncio.get_running_loop().time() - began >= 0.2
     assert str(process.exit) == "killed by SIGKILL"
     assert process.log_tail() == ["up", "no"]
     assert process.get_status() == "stopped"
@@ -126,7 +127,7 @@ async def test_an_exit_is_noticed_at_once_although_a_grandchild_holds_the_output
     tmp_path, eventually
 ) -> None:
     loop, delays = asyncio.get_running_loop(), []
-    for attempt in range(3):  # the best of three: the machine may be busy with other tests
+    for attempt in range(4):  # the best of four: the machine may be busy with other tests
         process = python(FAMILY + UP + "time.sleep(600)", tmp_path / f"pid{attempt}")
         await process.start()
         await eventually(lambda process=process: process.log_tail() == ["up"])
@@ -135,7 +136,7 @@ async def test_an_exit_is_noticed_at_once_although_a_grandchild_holds_the_output
         await process.wait()
         delays.append(loop.time() - began)
         await process.stop()
-    assert min(delays) < 0.1
+    assert min(delays) < DRAIN_OUTPUT, "the output was waited for"
 
 
 async def test_descendants_that_keep_forking_all_end(tmp_path, eventually) -> None:
