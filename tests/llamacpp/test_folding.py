@@ -146,6 +146,7 @@ COMPLETED = {
     "plain": {"prompt": "hi"},
     "logprobs": {"prompt": "hi", "logprobs": 2},
     "a list of one": {"prompt": ["hi"]},
+    "echo, which it ignores": {"prompt": "hi", "echo": True},
     "token ids": {"prompt": [20, 30, 40]},
     "a stop string": {"prompt": "hi", "stop": ["t"]},
 }
