@@ -155,3 +155,25 @@ def test_a_stop_string_that_an_unfinished_character_hides_is_found_at_the_end() 
     detokenizer = Detokenizer(BYTES, stop=["\ufffd"])
     assert detokenizer.feed([97, 0xE2]) == ("a", None)
     assert detokenizer.finish() == ("", "\ufffd")
+
+
+class EachByte:
+    """Byte fallback's habit: an unfinished character is one U+FFFD per byte."""
+
+    def decode(self, ids, *, skip_special_tokens=True, spaces_between_special_tokens=True) -> str:
+        whole = bytes(ids)
+        for rest in range(4):
+            try:
+                return whole[: len(whole) - rest].decode() + "\ufffd" * rest
+            except UnicodeDecodeError:
+                continue
+        raise AssertionError("more than a character is unfinished")
+
+
+def test_an_unfinished_character_may_be_shown_as_one_mark_per_byte() -> None:
+    detokenizer = Detokenizer(EachByte())
+    assert [detokenizer.feed([byte])[0] for byte in "é🦊x".encode()] == [
+        *("", "é"),
+        *("", "", "", "🦊"),
+        "x",
+    ]

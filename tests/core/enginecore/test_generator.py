@@ -14,6 +14,7 @@ from enginery.enginecore import (
     SamplingParams,
 )
 from enginery.errors import ContextLengthExceeded, InvalidRequest, UnsupportedOperation
+from support.outputs import by_request
 
 PATIENCE = 30.0
 
@@ -24,19 +25,15 @@ def ask(backend, name="a", prompt="hi", **params) -> None:
     )
 
 
-def collect(backend, *, until=lambda _whole: False) -> dict[str, EngineCoreOutput]:
-    """What each request gained, as one output, until all have ended (or ``until``)."""
-    whole: dict[str, EngineCoreOutput] = {}
-    while backend.has_work() and not until(whole):
+def collect(backend, *, until=lambda _names: False) -> dict[str, EngineCoreOutput]:
+    """What each request gained, as one output, until all have ended (or ``until`` their names)."""
+    seen: list[EngineCoreOutput] = []
+    while backend.has_work() and not until([output.request_id for output in seen]):
         outputs = backend.step(PATIENCE)
         names = [output.request_id for output in outputs]
         assert len(set(names)) == len(names)
-        for output in outputs:
-            if output.request_id in whole:
-                whole[output.request_id].merge(output)
-            else:
-                whole[output.request_id] = output
-    return whole
+        seen += outputs
+    return by_request(seen)
 
 
 @pytest.fixture
@@ -164,7 +161,7 @@ def test_a_slot_stays_taken_until_its_generator_has_really_ended(made) -> None:
 
     backend = made(generate)
     ask(backend, "a")
-    collect(backend, until=lambda whole: "a" in whole)
+    collect(backend, until=lambda names: "a" in names)
     backend.abort_requests(["a"])
     ask(backend, "b")
     backend.step(0.0)

@@ -21,6 +21,7 @@ from enginery.errors import (
     InvalidRequest,
     UnsupportedOperation,
 )
+from support.outputs import by_request
 
 
 class Answers:
@@ -63,16 +64,11 @@ def request(name="a", tokens=(1, 2, 3), **params) -> EngineCoreRequest:
 
 def run(core, most=1000) -> dict[str, EngineCoreOutput]:
     """Step until nothing is left; everything each request gained, as one output."""
-    whole: dict[str, EngineCoreOutput] = {}
+    seen: list[EngineCoreOutput] = []
     for _ in range(most):
         if not core.has_work():
-            return whole
-        for output in core.step(0.0).outputs:
-            assert output.request_id not in whole or not whole[output.request_id].finished
-            if output.request_id in whole:
-                whole[output.request_id].merge(output)
-            else:
-                whole[output.request_id] = output
+            return by_request(seen)
+        seen += core.step(0.0).outputs
     raise AssertionError("it does not come to an end")
 
 

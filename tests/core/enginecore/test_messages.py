@@ -82,43 +82,6 @@ def test_a_finish_reason_has_one_word_and_one_number(reason) -> None:
     assert back.finish_reason is reason
 
 
-def test_merged_outputs_lose_nothing_and_end_as_the_later_one() -> None:
-    first = EngineCoreOutput("a", [1, 2], "ab", logprobs=[-1.0, -2.0])
-    first.merge(EngineCoreOutput("a", [3], "c", logprobs=[-3.0]))
-    assert not first.finished
-    first.merge(
-        EngineCoreOutput(
-            "a",
-            [4],
-            "d",
-            FinishReason.STOP,
-            "stop!",
-            num_prompt_tokens=5,
-            num_output_tokens=4,
-            num_cached_tokens=2,
-        )
-    )
-    assert first == EngineCoreOutput(
-        "a",
-        [1, 2, 3, 4],
-        "abcd",
-        FinishReason.STOP,
-        "stop!",
-        None,
-        [-1.0, -2.0, -3.0],
-        5,
-        4,
-        2,
-    )
-
-
-def test_merging_leaves_the_backends_lists_alone() -> None:
-    theirs = [1]
-    output = EngineCoreOutput("a", theirs)
-    output.merge(EngineCoreOutput("a", [2]))
-    assert theirs == [1]
-
-
 def test_an_error_travels_with_its_output() -> None:
     output = EngineCoreOutput(
         "a", finish_reason=FinishReason.ERROR, error=Failure("ValueError", "no")

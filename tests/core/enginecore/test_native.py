@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pstats
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -25,6 +27,7 @@ from enginery.errors import (
     InvalidRequest,
     UnsupportedOperation,
 )
+from support.outputs import by_request
 
 
 def ask(backend, name, prompt=None, **params) -> None:
@@ -36,15 +39,11 @@ def ask(backend, name, prompt=None, **params) -> None:
 
 def run(backend, most=2000) -> dict[str, EngineCoreOutput]:
     """Everything each request gained, as one output."""
-    whole: dict[str, EngineCoreOutput] = {}
+    seen: list[EngineCoreOutput] = []
     for _ in range(most):
         if not backend.has_work():
-            return whole
-        for output in backend.step(0.0):
-            if output.request_id in whole:
-                whole[output.request_id].merge(output)
-            else:
-                whole[output.request_id] = output
+            return by_request(seen)
+        seen += backend.step(0.0)
     raise AssertionError("it does not come to an end")
 
 
@@ -273,3 +272,19 @@ def test_the_asked_step_fails_and_the_asked_step_hangs() -> None:
 def test_options_of_the_mock_that_cannot_be_are_refused(options, word) -> None:
     with pytest.raises(ValueError, match=word):
         MockExecutor(**options)
+
+
+def test_the_asked_step_ends_the_process_at_once() -> None:
+    program = """
+from enginery.enginecore import EngineCore, EngineCoreRequest
+from enginery.enginecore.mock import create_backend
+
+core = EngineCore(create_backend(text=False, crash_at_step=2))
+core.add_request(EngineCoreRequest("a", [1, 2]))
+for number in range(9):
+    core.step()
+    print(number, flush=True)
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (70, "0\n")

@@ -219,19 +219,6 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=F
         """True for the last output of its request."""
         return self.finish_reason is not None
 
-    def merge(self, later: EngineCoreOutput) -> None:
-        """Append what came next for the same request: nothing is lost when a reader is slow."""
-        self.new_token_ids = [*self.new_token_ids, *later.new_token_ids]
-        self.text += later.text
-        if later.logprobs is not None:
-            self.logprobs = [*(self.logprobs or ()), *later.logprobs]
-        self.finish_reason = later.finish_reason
-        self.stop_reason = later.stop_reason
-        self.error = later.error
-        self.num_prompt_tokens = later.num_prompt_tokens
-        self.num_output_tokens = later.num_output_tokens
-        self.num_cached_tokens = later.num_cached_tokens
-
 
 class EngineCoreOutputs(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
     """The outputs of one step; often empty in process, never sent empty without a reason.
