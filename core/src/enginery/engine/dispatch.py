@@ -291,14 +291,17 @@ class Dispatcher:
         lease = Lease(grant, instance, self._new_client, self._released)
         self._leases[lease.id] = lease
         self.last_granted = grant.instance
-        waited = {"queue_s": grant.queue_s, "swap_s": grant.swap_s}
-        self._publish("request.granted", instance.variant, request=grant.request.id, **waited)
+        if self._hub.listening:
+            waited = {"queue_s": grant.queue_s, "swap_s": grant.swap_s}
+            self._publish("request.granted", instance.variant, request=grant.request.id, **waited)
         return lease
 
     def _released(self, lease: Lease, outcome: Outcome) -> None:
         self._leases.pop(lease.id, None)
-        variant = lease.variant
-        self._publish("request.finished", variant, request=lease.request_id, outcome=str(outcome))
+        if self._hub.listening:
+            self._publish(
+                "request.finished", lease.variant, request=lease.request_id, outcome=str(outcome)
+            )
         self.tell(Released(lease.id, outcome))
 
     def _moved(self, moved: Moved) -> None:

@@ -78,6 +78,11 @@ class EventHub:
         self._subscriptions: WeakSet[Subscription] = WeakSet()
         self._closed = False
 
+    @property
+    def listening(self) -> bool:
+        """True while anybody would hear an event."""
+        return bool(self._subscriptions)
+
     def publish(self, type_: str, model: str | None, variant: str | None, **data: Any) -> None:
         """Number the event and give it to everybody; who is far behind loses the oldest."""
         self._seq += 1

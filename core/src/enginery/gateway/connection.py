@@ -25,6 +25,9 @@ from enginery.gateway.request_head import request_id_of
 
 __all__ = ["ClientConnection", "GatewayServer"]
 
+TURNS = 16
+"""Turns of the loop that aiohttp gets to come back from a reply to its waiting; it needs about five."""
+
 _QUOTED = 200
 """Characters of aiohttp's own complaint that a client is told; it quotes the client's bytes."""
 
@@ -67,11 +70,27 @@ class ClientConnection(RequestHandler):
                 return
             data = self._take()
         elif not self._between_requests():
-            # aiohttp is in the middle of something: from now on the connection is all its
-            self._fast = None
-            super().data_received(data)
+            # aiohttp has answered and comes back to its waiting in a few turns of the loop; or it is in
+            # the middle of something, and from now on the connection is all its
+            self._hold(data)
+            self._busy = True
+            self._loop.call_soon(self._after_aiohttp, TURNS)
             return
         self._next(fast, data)
+
+    def _after_aiohttp(self, turns: int) -> None:
+        """What came while aiohttp was not waiting."""
+        if self.transport is None or self._fast is None:
+            return
+        if self._between_requests():
+            self._busy = False
+            self._next(self._fast, self._take())
+        elif turns and self.relay is None:
+            self._loop.call_soon(self._after_aiohttp, turns - 1)
+        else:
+            self._fast = None
+            self._busy = False
+            self._to_aiohttp(self._take())
 
     def _next(self, fast: FastPath, data: bytes) -> None:
         """``data`` begins with a request."""

@@ -38,17 +38,22 @@ HOLD_LIMIT = 64 * 1024
 CHUNKED_END = b"0\r\n\r\n"
 
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*))?\Z")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*\Z")
+_HEAD = re.compile(
+    rb"[^\r\n]*(?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*)*\Z"
+)
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\Z")
 _MAX_SIZE_LINE = 256
 _MAX_DIGITS = 18
 
-HOP_BY_HOP = frozenset(
+_CONNECTIONS_OWN = frozenset(
     {
         *(b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate"),
-        *(b"te", b"trailer", b"transfer-encoding", b"upgrade"),
+        *(b"te", b"trailer", b"transfer-encoding", b"upgrade", b"content-length"),
     }
 )
+"""Fields that hold from one connection to the next only."""
+
+_KEEPING = frozenset({b"keep-alive", b"close"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +104,18 @@ def parse_head(head: bytes, *, bodiless: bool = False) -> ResponseHead:
     status = _STATUS.match(first)
     if status is None:
         raise BadEngineReply(f"the engine does not speak HTTP/1.1: {first[:80]!r}")
+    if _HEAD.match(head) is None:
+        raise BadEngineReply(f"a malformed header from the engine: {head[:200]!r}")
     fields: list[tuple[bytes, bytes]] = []
     length: int | None = None
     codings: list[bytes] = []
     connection: set[bytes] = set()
     for line in lines:
-        found = _FIELD.match(line)
-        if found is None:
-            raise BadEngineReply(f"a malformed header from the engine: {line[:80]!r}")
-        name, value = found[1].lower(), found[2]
-        if name == b"content-length":
+        name, _, value = line.partition(b":")
+        name, value = name.lower(), value.strip(b" \t")
+        if name not in _CONNECTIONS_OWN:
+            fields.append((name, value))
+        elif name == b"content-length":
             fine = value.isdigit() and len(value) <= _MAX_DIGITS
             if not fine or (length is not None and length != int(value)):
                 raise BadEngineReply(f"the engine's Content-Length is {value[:40]!r}")
@@ -117,8 +124,8 @@ def parse_head(head: bytes, *, bodiless: bool = False) -> ResponseHead:
             codings += [word.strip().lower() for word in value.split(b",")]
         elif name == b"connection":
             connection |= {word.strip().lower() for word in value.split(b",")}
-        fields.append((name, value))
-    named = HOP_BY_HOP | connection | {b"content-length"}
+    if connection - _KEEPING:
+        fields = [field for field in fields if field[0] not in connection]
     code = int(status[2])
     if codings and (codings != [b"chunked"] or length is not None or status[1] == b"0"):
         raise BadEngineReply("the engine's reply has two lengths, or an unknown transfer coding")
@@ -132,7 +139,7 @@ def parse_head(head: bytes, *, bodiless: bool = False) -> ResponseHead:
     return ResponseHead(
         code,
         status[3] or b"",
-        tuple((name, value) for name, value in fields if name not in named),
+        tuple(fields),
         framing,
         keep_alive and (framing.chunked or framing.length is not None),
     )

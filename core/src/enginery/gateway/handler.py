@@ -202,7 +202,7 @@ class InferenceHandler:
         if kept is not None:
             return kept
         try:
-            return await self._pool.connect(lease.endpoint)
+            return await self._pool.connect(lease.endpoint, max(2, lease.variant.parallel))
         except EngineUnreachable as error:
             lease.release("engine_error")
             if lease.error is not None:

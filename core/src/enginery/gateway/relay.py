@@ -42,7 +42,7 @@ from enginery.gateway.framing import (
     chunk,
     payload_of,
 )
-from enginery.gateway.upstreams import Upstream
+from enginery.gateway.upstreams import REST, Upstream
 
 __all__ = ["Client", "Deadlines", "Relay", "Reply", "Sent"]
 
@@ -280,8 +280,9 @@ class Relay:
             last += CHUNKED_END
         if last:
             self._write(last)
-        reusable = not streams and not self._walk.surplus
-        self._finish(Outcome.OK, usage_of(tail, payload_of(self._first)), reusable=reusable)
+        reusable = not (self._walk.surplus if self._body is None else self._body.surplus)
+        usage = usage_of(tail, payload_of(self._first))
+        self._finish(Outcome.OK, usage, reusable=reusable, rest=REST if streams else 0.0)
 
     def _end_collected(self, head: ResponseHead, body: bytes) -> None:
         assert self._body is not None
@@ -300,12 +301,12 @@ class Relay:
         self._send_whole(head, body)
         self._finish(Outcome.OK, usage_of(body[-TAIL_BYTES:], body[:TAIL_BYTES]), reusable=reusable)
 
-    def _close(self, outcome: Outcome, *, reusable: bool = False) -> None:
+    def _close(self, outcome: Outcome, *, reusable: bool = False, rest: float = 0.0) -> None:
         """The connection first, then the lease; the client is told by the caller."""
         if self._paused:  # a reply's last bytes may have been too many for the client
             self._paused = False
             self._upstream.resume()
-        self._upstream.detach(reusable=reusable)
+        self._upstream.detach(reusable=reusable, rest=rest)
         self.lease.release(outcome)
         self._relays.discard(self)
         client, self._client = self._client, None
@@ -318,9 +319,10 @@ class Relay:
         usage: Usage | None,
         *,
         reusable: bool,
+        rest: float = 0.0,
         error: EngineryError | None = None,
     ) -> None:
-        self._close(outcome, reusable=reusable)
+        self._close(outcome, reusable=reusable, rest=rest)
         done, self._on_done = self._on_done, None
         if done is None:
             return

@@ -4,8 +4,11 @@ Knows: sockets, when a connection may be used again, where a response's head end
 becomes of the body; that is the `Exchange`'s.
 
 A request is written once, to one connection. So a kept connection must be known to be alive: it was idle for
-less than engines wait (`IDLE_LIMIT`), and a look into its socket finds no end of file. One that carried
-an event stream is never kept: llama.cpp closes those without saying so.
+less than engines wait (`IDLE_LIMIT`), and a look at its socket finds no end of file. One that carried
+an event stream rests first (`REST`): llama.cpp closes those without saying so, but at once.
+
+An idle connection occupies one of llama.cpp's HTTP threads, of which it has a few more than slots. So no more
+are kept than the engine works on at once.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import select
 import ssl
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol, cast
@@ -26,8 +30,8 @@ __all__ = ["Exchange", "Upstream", "UpstreamPool"]
 IDLE_LIMIT = 1.5
 """Seconds for which an idle connection is kept. llama.cpp and uvicorn close theirs after 5."""
 
-KEPT = 32
-"""Idle connections kept for each engine."""
+REST = 0.05
+"""Seconds that a connection rests after an event stream."""
 
 CONNECT_TIMEOUT = 5.0
 
@@ -56,7 +60,7 @@ class Upstream(asyncio.Protocol):
         "_exchange",
         "_pool",
         "_receive",
-        "idle_since",
+        "free_at",
         "keep_alive",
         "transport",
     )
@@ -64,7 +68,7 @@ class Upstream(asyncio.Protocol):
     def __init__(self, pool: _EnginePool) -> None:
         self.transport: asyncio.Transport | None = None
         self.keep_alive = True
-        self.idle_since = 0.0
+        self.free_at = 0.0
         self._pool = pool
         self._exchange: Exchange | None = None
         self._buffer = b""
@@ -82,14 +86,14 @@ class Upstream(asyncio.Protocol):
             transport.write(head)
             transport.write(body)
 
-    def detach(self, *, reusable: bool) -> None:
-        """The exchange is over; the connection is kept for the next one, or closed."""
+    def detach(self, *, reusable: bool, rest: float = 0.0) -> None:
+        """The exchange is over; the connection is kept for the next one after ``rest`` s, or closed."""
         self._exchange = None
         self._receive = self._unasked
         if self.transport is None:
             return
         if reusable and self.keep_alive and not self._buffer:
-            self._pool.keep(self)
+            self._pool.keep(self, rest)
         else:
             self.transport.abort()
 
@@ -184,17 +188,21 @@ class Upstream(asyncio.Protocol):
 class _EnginePool:
     """The connections to one endpoint."""
 
-    def __init__(self, endpoint: Endpoint, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, endpoint: Endpoint, tls: ssl.SSLContext | None, kept: int) -> None:
         self.endpoint = endpoint
         self._tls = tls
+        self._kept = kept
         self._idle: list[Upstream] = []
+        self._resting: deque[Upstream] = deque()
         self._all: set[Upstream] = set()
 
     def take(self, now: float) -> Upstream | None:
         """A kept connection that is alive, the one used last."""
+        while self._resting and self._resting[0].free_at <= now:
+            self._idle.append(self._resting.popleft())
         while self._idle:
             upstream = self._idle.pop()
-            if now - upstream.idle_since < IDLE_LIMIT and _is_alive(upstream):
+            if now - upstream.free_at < IDLE_LIMIT and _is_alive(upstream):
                 return upstream
             if upstream.transport is not None:
                 upstream.transport.abort()
@@ -227,26 +235,26 @@ class _EnginePool:
         """It is open."""
         self._all.add(upstream)
 
-    def keep(self, upstream: Upstream) -> None:
-        """It is idle again."""
-        if len(self._idle) < KEPT:
-            upstream.idle_since = asyncio.get_running_loop().time()
-            self._idle.append(upstream)
+    def keep(self, upstream: Upstream, rest: float) -> None:
+        """It is idle again, and free in ``rest`` seconds."""
+        if len(self._idle) + len(self._resting) < self._kept:
+            upstream.free_at = asyncio.get_running_loop().time() + rest
+            (self._resting if rest else self._idle).append(upstream)
         elif upstream.transport is not None:
             upstream.transport.abort()
 
     def forget(self, upstream: Upstream) -> None:
         """It is closed."""
         self._all.discard(upstream)
-        with suppress(ValueError):
-            self._idle.remove(upstream)
+        for kept in (self._idle, self._resting):
+            with suppress(ValueError):
+                kept.remove(upstream)
 
     def prune(self, now: float) -> None:
         """Close what was idle for too long."""
-        while self._idle and now - self._idle[0].idle_since >= IDLE_LIMIT:
-            upstream = self._idle.pop(0)
-            if upstream.transport is not None:
-                upstream.transport.abort()
+        for upstream in [*self._idle, *self._resting]:
+            if now - upstream.free_at >= IDLE_LIMIT and upstream.transport is not None:
+                upstream.transport.abort()  # `forget` follows
 
     @property
     def is_empty(self) -> bool:
@@ -271,15 +279,15 @@ class UpstreamPool:
         pool = self._pools.get(endpoint)
         return None if pool is None else pool.take(now)
 
-    async def connect(self, endpoint: Endpoint) -> Upstream:
-        """A new connection to ``endpoint``.
+    async def connect(self, endpoint: Endpoint, kept: int) -> Upstream:
+        """A new connection to ``endpoint``, of which ``kept`` are kept when idle.
 
         Raises:
             EngineUnreachable: nobody listens.
         """
         pool = self._pools.get(endpoint)
         if pool is None:
-            pool = self._pools[endpoint] = _EnginePool(endpoint, _tls_of(endpoint))
+            pool = self._pools[endpoint] = _EnginePool(endpoint, _tls_of(endpoint), kept)
         return await pool.connect()
 
     def prune(self, now: float) -> None:

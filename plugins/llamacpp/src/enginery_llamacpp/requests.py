@@ -43,8 +43,12 @@ def adapt(request: EngineRequest) -> Adapted:
     names = IGNORED_FIELDS.get(request.path)
     if names is None:
         return Adapted(None, ())
-    ignored = tuple(sorted(name for name in names & body.keys() if body[name] is not None))
-    changes = _forced_tool(request.path, body) | _text_format(request.path, body)
+    ignored: tuple[str, ...] = ()
+    if not names.isdisjoint(body):
+        ignored = tuple(sorted(name for name in names & body.keys() if body[name] is not None))
+    changes: dict[str, Any] = {}
+    if "tool_choice" in body or "text" in body:
+        changes = _forced_tool(request.path, body) | _text_format(request.path, body)
     if request.path == CHAT and not request.stream and ends_with_assistant(body):
         # whole replies repeat that message anyway, and one that is folded from a stream only so
         changes["echo"] = True

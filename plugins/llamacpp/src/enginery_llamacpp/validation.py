@@ -25,6 +25,15 @@ RESPONSES = "/v1/responses"
 
 MAX_INT = 2**31 - 1  # llama.cpp reads a longer number as a 32-bit one: 2**32 + 3 is 3 to it
 _REPLY_LIMITS = ("max_tokens", "max_completion_tokens", "n_predict", "max_output_tokens")
+_PLAIN = frozenset(
+    {
+        *("model", "messages", "prompt", "input", "system", "stream", "seed", "temperature", "top_p"),
+        *("frequency_penalty", "presence_penalty", *_REPLY_LIMITS),
+    }
+)
+"""Fields that no rule looks at but those on messages and limits: most requests have no others."""
+
+_WITH_MESSAGES = frozenset({CHAT, MESSAGES, f"{MESSAGES}/count_tokens"})
 _IMAGE_PARTS = frozenset({"image_url", "image", "input_image"})
 _AUDIO_PARTS = frozenset({"input_audio", "audio"})
 
@@ -47,7 +56,12 @@ def validate(request: EngineRequest, variant: Variant) -> None:
     if request.path not in _RULES:
         return
     for field in _REPLY_LIMITS:
-        _check_reply_limit(field, body.get(field))
+        if field in body:
+            _check_reply_limit(field, body[field])
+    if _PLAIN.issuperset(body):
+        if request.path in _WITH_MESSAGES:
+            _check_messages(body, variant)
+        return
     for rule in _RULES[request.path]:
         rule(body, variant)
 
