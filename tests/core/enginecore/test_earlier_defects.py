@@ -1,176 +1,199 @@
-"""What earlier attempts at an engine core got wrong, one test each, so that it stays right here."""
+"""What was wrong with the clients that these replace; each defect by its name, so that none comes back.
+
+Those of the scheduler and the loop have their tests beside them; here are the ones that a client's user meets.
+"""
 
 from __future__ import annotations
 
-import typing
+import asyncio
+import inspect
+import os
+import signal
+import threading
+from dataclasses import FrozenInstanceError
 
 import msgspec
 import pytest
 
 from enginery.enginecore import (
-    CoreState,
-    EngineCore,
+    ClientConfig,
+    EngineCoreClient,
     EngineCoreOutput,
     EngineCoreRequest,
     FinishReason,
-    GeneratorBackend,
     SamplingParams,
-    messages,
+    SyncMPClient,
 )
-from enginery.enginecore.mock import create_backend
-from enginery.errors import EngineDeadError, UnsupportedOperation
+from enginery.errors import EngineClosedError, EngineDeadError, UnsupportedOperation
+from support.core_clients import DRIVERS, Driver, mock_config, request
+
+MP = ["sync_mp", "async_mp"]
 
 
-def core_of(**options) -> EngineCore:
-    return EngineCore(create_backend(text=False, **options), log_stats=False)
+@pytest.mark.parametrize("kind", DRIVERS)
+async def test_nothing_ever_finished(kind) -> None:
+    async with Driver(kind) as driver:
+        for number in range(20):
+            await driver.do("add_request", request(f"r{number}", 1 + number))
+        ends = {
+            output.request_id: output.finish_reason
+            for output in await driver.outputs()
+            if output.finish_reason is not None
+        }
+        assert ends == {f"r{number}": FinishReason.LENGTH for number in range(20)}
 
 
-def add(core, name, tokens=(1, 2, 3), **params) -> None:
-    core.add_request(
-        EngineCoreRequest(name, list(tokens), sampling_params=SamplingParams(**params))
-    )
+@pytest.mark.parametrize("kind", DRIVERS)
+async def test_long_prompts_starved_when_their_sum_passed_the_budget(kind) -> None:
+    config = ClientConfig(max_batch_size=4, max_tokens=8, timeout_s=30)
+    async with Driver(kind, config) as driver:
+        said = await driver.tokens(*(request(f"r{n}", 3, prompt=50) for n in range(6)))
+        assert {name: len(tokens) for name, tokens in said.items()} == dict.fromkeys(said, 3)
 
 
-def steps_of(core) -> list[list[EngineCoreOutput]]:
-    steps = []
-    while core.has_work():
-        steps.append(core.step().outputs)
-    return steps
+@pytest.mark.parametrize("kind", MP)
+async def test_every_step_waited_a_tenth_of_a_second_for_a_message(kind) -> None:
+    # 4000 steps at ten a second would take 400 s
+    async with Driver(kind) as driver:
+        said = await driver.tokens(request("a", 4000))
+        assert len(said["a"]) == 4000
 
 
-def test_a_request_finishes_by_itself_at_its_limit() -> None:
-    core = core_of()
-    add(core, "a", max_tokens=4)
-    steps = steps_of(core)
-    assert len(steps) == 4
-    assert steps[-1][0].finish_reason is FinishReason.LENGTH
+@pytest.mark.parametrize("kind", DRIVERS)
+async def test_an_abort_left_its_consumer_waiting(kind) -> None:
+    async with Driver(kind, mock_config(step_ms=2)) as driver:
+        await driver.do("add_request", request("a", 4000))
+        await driver.do("get_output")
+        await driver.do("abort_requests", ["a"])
+        outputs = await driver.outputs()
+        assert outputs[-1].finish_reason is FinishReason.ABORT
 
 
-def test_computed_tokens_advance_so_a_long_history_leaves_the_budget_to_others() -> None:
-    core = core_of(max_tokens=64, max_model_len=512)
-    add(core, "old", range(60), max_tokens=400)
-    for _ in range(100):
-        core.step()
-    add(core, "new", range(60), max_tokens=1)  # the old one's history is far over the budget
-    assert [output.request_id for output in core.step().outputs] == ["old", "new"]
+@pytest.mark.parametrize("kind", MP)
+async def test_finished_and_aborted_requests_were_never_forgotten(kind) -> None:
+    async with Driver(kind) as driver:
+        for turn in range(10):
+            for number in range(30):
+                await driver.do("add_request", request(f"{turn}-{number}", 3))
+            await driver.do("abort_requests", [f"{turn}-{number}" for number in range(10)])
+            await driver.outputs()
+        stats = await driver.do("get_stats")
+        assert (stats["unfinished"], stats["held"]) == (0, 0)
+        assert not driver.client._state._live
+        assert not driver.client._state._late
 
 
-def test_a_running_batch_is_stepped_without_waiting_for_messages() -> None:
-    core = core_of()
-    add(core, "a", max_tokens=20)
-    asked: list[float] = []
-    step = core.backend.step
-    core.backend.step = lambda timeout: asked.append(timeout) or step(timeout)
-    while core.is_ready():  # what a driver asks before it would wait for a message
-        core.step()
-    assert len(asked) == 20
-    assert set(asked) == {0.0}
+@pytest.mark.parametrize("kind", MP)
+async def test_a_dead_worker_was_an_empty_batch_after_a_minute(kind) -> None:
+    async with Driver(kind, mock_config(fail_at_step=1)) as driver:
+        await driver.do("add_request", request("a"))
+        outputs = await driver.outputs()
+        assert outputs[-1].finish_reason is FinishReason.ERROR
+        with pytest.raises(EngineDeadError, match="fails at step 1"):
+            await driver.do("get_output")
 
 
-def test_an_abort_has_an_output_so_nobody_waits_for_ever() -> None:
-    core = core_of()
-    add(core, "a")
-    core.step()
-    core.abort_requests(["a"])
-    assert core.has_work()
-    assert [o.finish_reason for o in core.step().outputs] == [FinishReason.ABORT]
+@pytest.mark.parametrize("kind", DRIVERS)
+async def test_no_output_in_time_was_an_empty_batch(kind) -> None:
+    async with Driver(kind) as driver:
+        with pytest.raises(TimeoutError):
+            await driver.do("get_output", 0.01)
 
 
-def test_finished_and_aborted_requests_leave_nothing_behind() -> None:
-    core = core_of(max_batch_size=8)
-    for number in range(3000):
-        add(core, str(number), [number], max_tokens=2)
-        if number % 3 == 0:
-            core.abort_requests([str(number)])
-        core.step()
-    steps_of(core)
-    scheduler = core.backend.scheduler
-    assert (len(core._requests), core._requests.num_held) == (0, 0)
-    assert (len(scheduler._requests), len(scheduler.running), scheduler.num_waiting) == (0, 0, 0)
-    assert scheduler.kv.num_used == 0
-    assert len(scheduler._finished) <= 8
+@pytest.mark.parametrize("kind", DRIVERS)
+async def test_sleep_wake_reset_profile_and_dummy_did_nothing_and_said_so_to_nobody(kind) -> None:
+    async with Driver(kind) as driver:
+        await driver.do("sleep", 1)
+        assert await driver.do("is_sleeping") is True
+        assert await driver.do("wake_up") is True
+        assert await driver.do("reset_prefix_cache") is True
+        await driver.do("profile")
+        await driver.do("execute_dummy_batch")
+        assert await driver.do("profile", False)
+    async with Driver(kind, mock_config("support.core_backends:words")) as driver:
+        for call in (("sleep", 1), ("reset_prefix_cache",), ("profile",), ("execute_dummy_batch",)):
+            with pytest.raises(UnsupportedOperation):
+                await driver.do(*call)
 
 
-def test_a_request_that_still_waits_is_aborted_like_any_other() -> None:
-    core = core_of(max_batch_size=1)
-    add(core, "runs", max_tokens=3)
-    core.step()
-    add(core, "waits")
-    assert core.abort_requests(["waits"]) == ["waits"]
-    ended = {o.request_id: o.finish_reason for step in steps_of(core) for o in step if o.finished}
-    assert ended == {"waits": FinishReason.ABORT, "runs": FinishReason.LENGTH}
+def test_async_twins_were_missing() -> None:
+    for name in (
+        "shutdown",
+        "get_output",
+        "add_request",
+        "abort_requests",
+        "profile",
+        "reset_prefix_cache",
+        "sleep",
+        "wake_up",
+        "is_sleeping",
+        "execute_dummy_batch",
+    ):
+        sync, twin = getattr(EngineCoreClient, name), getattr(EngineCoreClient, f"{name}_async")
+        assert inspect.iscoroutinefunction(twin)
+        assert inspect.signature(sync) == inspect.signature(twin)
 
 
-def test_a_failing_executor_is_an_error_with_its_cause_and_not_an_empty_batch() -> None:
-    core = core_of(fail_at_step=1)
-    add(core, "a")
-    (output,) = core.step().outputs
-    assert output.finish_reason is FinishReason.ERROR
-    assert "RuntimeError" in output.error.message
-    assert core.state is CoreState.DEAD
-    with pytest.raises(EngineDeadError):
-        core.step()
+@pytest.mark.parametrize("kind", MP)
+async def test_shutdown_left_requests_in_flight_without_a_word(kind) -> None:
+    async with Driver(kind, mock_config(step_ms=2)) as driver:
+        await driver.do("add_request", request("a", 4000))
+        await driver.do("get_output")
+        await driver.do("shutdown")
+        outputs = await driver.outputs()
+        assert outputs[-1].finish_reason is FinishReason.ABORT
+        with pytest.raises(EngineClosedError):
+            await driver.do("add_request", request("b"))
 
 
-@pytest.mark.parametrize(
-    ("method", "args"),
-    [
-        ("profile", {}),
-        ("reset_prefix_cache", {}),
-        ("sleep", {"level": 1}),
-        ("execute_dummy_batch", {}),
-    ],
-)
-def test_what_is_not_there_raises_instead_of_returning_none_or_false(method, args) -> None:
-    core = EngineCore(GeneratorBackend(lambda _: []))
-    answers: list[tuple] = []
-    core.utility(method, args, lambda result, error: answers.append((result, error)))
-    ((result, error),) = answers
-    assert result is None
-    assert isinstance(error, UnsupportedOperation)
-    core.shutdown()
+def test_sync_mp_was_a_thread_and_no_process() -> None:
+    before = set(threading.enumerate())
+    with SyncMPClient() as client:
+        assert client.pid != os.getpid()
+        # the only thread reads what the child prints
+        assert {t.name for t in set(threading.enumerate()) - before} == {"enginery-core-output"}
+        os.kill(client.pid, signal.SIGKILL)
+        with pytest.raises(EngineDeadError):
+            client.get_output()
 
 
-def test_sleep_reset_profile_and_dummy_do_what_they_say(tmp_path) -> None:
-    core = core_of()
-    seen: list[object] = []
-
-    def call(method, **args) -> None:
-        core.utility(method, args, lambda result, error: seen.append(error or result))
-
-    add(core, "a", range(40), max_tokens=1)
-    steps_of(core)
-    call("reset_prefix_cache")
-    assert core.get_stats()["kv_blocks_cached"] == 0
-    call("profile", prefix=str(tmp_path / "p"), max_iterations=1)
-    add(core, "b", max_tokens=1)
-    steps_of(core)
-    assert (tmp_path / "p.pstats").stat().st_size > 0
-    steps = core.backend.executor.steps
-    call("execute_dummy_batch")
-    assert core.backend.executor.steps == steps + 1
-    call("sleep")
-    call("is_sleeping")
-    call("wake_up")
-    call("is_sleeping")
-    assert seen == [True, str(tmp_path / "p.pstats"), None, None, True, True, False]
+def test_there_were_two_finish_reasons_and_two_outputs() -> None:
+    assert {str(reason) for reason in FinishReason} == {"stop", "length", "abort", "error"}
+    sent = msgspec.msgpack.encode(EngineCoreOutput("a", finish_reason=FinishReason.STOP))
+    assert msgspec.msgpack.decode(sent, type=EngineCoreOutput).finish_reason is FinishReason.STOP
 
 
-def test_shutting_down_ends_what_is_in_flight() -> None:
-    core = core_of()
-    add(core, "a")
-    core.step()
-    assert [o.finish_reason for o in core.shutdown().outputs] == [FinishReason.ABORT]
+def test_sampling_parameters_without_a_dict_crashed_the_core() -> None:
+    with pytest.raises(ValueError, match="sampling_params"):
+        EngineCoreRequest("a", prompt="x", sampling_params=None)
+    with SyncMPClient() as client:
+        client.add_request(
+            EngineCoreRequest("a", [1], sampling_params=SamplingParams(max_tokens=1))
+        )
+        assert client.get_output().outputs[0].finish_reason is not None
 
 
-def test_there_is_one_finish_reason_and_one_output_class() -> None:
-    hints = typing.get_type_hints(EngineCoreOutput)
-    assert hints["finish_reason"] == FinishReason | None
-    assert messages.EngineCoreOutput is EngineCoreOutput
-    assert [str(reason) for reason in FinishReason] == ["stop", "length", "abort", "error"]
+async def test_a_cancelled_pump_lost_what_its_thread_had_taken() -> None:
+    async with Driver("async_mp", mock_config(step_ms=1)) as driver:
+        before = set(threading.enumerate())
+        await driver.do("add_request", request("a", 30))
+        tokens: list[int] = []
+        while driver.client.unfinished:
+            try:
+                async with asyncio.timeout(0.0005):
+                    batch = await driver.do("get_output")
+            except TimeoutError:
+                continue
+            for output in batch.outputs:
+                tokens += output.new_token_ids
+        assert len(tokens) == 30
+        assert set(threading.enumerate()) == before  # and it took none of the default pool
 
 
-def test_sampling_params_have_fields_that_can_be_listed_and_copied() -> None:
-    params = SamplingParams(max_tokens=3)
-    assert msgspec.structs.asdict(params)["max_tokens"] == 3
-    assert msgspec.structs.replace(params, temperature=0.0).max_tokens == 3
+async def test_the_callers_configuration_was_changed() -> None:
+    config = ClientConfig()
+    twin = ClientConfig()
+    async with Driver("async_mp", config):
+        assert config == twin
+    with pytest.raises(FrozenInstanceError):
+        config.seed = 3
