@@ -56,7 +56,9 @@ def fail(error: EngineryError) -> None:
     """Print the error for a person, after the one that it came on top of, and leave with 1."""
     first = error.__context__ if isinstance(error, EngineLeaked) else None
     for told in (first, error):
-        if isinstance(told, EngineryError):
+        if told is error or (
+            isinstance(told, EngineryError) and not isinstance(told, EngineLeaked)
+        ):
             click.echo(click.style("Error: ", fg="red", bold=True) + told.message, err=True)
     sys.exit(1)
 
