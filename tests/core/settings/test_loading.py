@@ -120,3 +120,13 @@ def test_one_loading_leaves_nothing_for_the_next(tmp_path):
     with pytest.raises(ConfigError):
         load_settings(file, environ={})
     assert Settings().defaults.max_queue == 512
+
+
+def test_every_section_may_be_one_variable():
+    """A section that is missing from the reader's list would be taken for somebody else's variable."""
+    values = {"budget": '{"gpu0": 1}', "models": '{"m": {}}'}
+    environ = {f"ENGINERY_{name.upper()}": values.get(name, "{}") for name in Settings.model_fields}
+    assert load_settings(environ=environ) == Settings(budget={"gpu0": 1}, models={"m": {}})
+    for name in Settings.model_fields:
+        with pytest.raises(ConfigError, match=f"{name}: needs a mapping"):
+            load_settings(environ={f"ENGINERY_{name.upper()}": "7"})
