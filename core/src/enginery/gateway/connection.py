@@ -61,7 +61,7 @@ class ClientConnection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
         fast = self._fast
-        if fast is None:
+        if fast is None or not data:  # aiohttp calls itself with nothing, when a body was read
             self._to_aiohttp(data)
             return
         if self._busy or self._held:
