@@ -246,3 +246,20 @@ def test_free_after_use_is_all_that_there_was(tokens) -> None:
     computed(ledger, one)
     ledger.free(one)
     assert ledger.num_free == 10
+
+
+def test_a_request_that_waits_for_blocks_is_hashed_once() -> None:
+    ledger = KVLedger(6, 4)
+    one, two = request(range(20)), request(range(20), "b")
+    ledger.admit(one)
+    one.num_computed_tokens = 8
+    ledger.note_full(one)
+    two.cache_salt = "other"
+    assert not ledger.admit(two)
+    hashes = list(two.block_hashes)
+    assert len(hashes) == 4
+    assert not ledger.admit(two)
+    assert all(a is b for a, b in zip(two.block_hashes, hashes, strict=True))
+    ledger.free(one)
+    assert ledger.admit(two)
+    assert two.num_computed_tokens == 0

@@ -288,3 +288,14 @@ for number in range(9):
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (70, "0\n")
+
+
+def test_an_id_that_is_used_again_at_once_gets_the_tokens_of_its_own_prompt() -> None:
+    calm = create_backend(text=False)
+    ask(calm, "a", [4, 5, 6], max_tokens=5)
+    backend = create_backend(text=False)
+    ask(backend, "a", [1, 2, 3], max_tokens=5)
+    backend.step(0.0)
+    backend.abort_requests(["a"])
+    ask(backend, "a", [4, 5, 6], max_tokens=5)
+    assert run(backend)["a"].new_token_ids == run(calm)["a"].new_token_ids

@@ -181,6 +181,13 @@ def test_a_result_for_other_requests_than_were_asked_is_an_error() -> None:
         it.update_from_output(it.schedule(), ModelRunnerOutput([]))
 
 
+def test_a_complete_prompt_without_a_new_token_is_an_error_and_no_endless_loop() -> None:
+    it = scheduler()
+    add(it, "a")
+    with pytest.raises(ValueError, match="no token for 'a'"):
+        it.update_from_output(it.schedule(), ModelRunnerOutput([[]]))
+
+
 def test_log_probabilities_go_to_the_outputs_of_their_requests() -> None:
     it = scheduler()
     add(it, "a", max_tokens=1)

@@ -27,7 +27,8 @@ class SchedulerOutput(msgspec.Struct, eq=False):
         num_scheduled_tokens: for each of them, how many tokens to compute, from
             ``num_computed_tokens`` on: 1 is a decode, more a piece of a prompt.
         preempted: ids of those that lost their blocks since the last step; they will be computed anew.
-        finished: ids of those that ended or were aborted since the last step.
+        finished: ids of those that ended or were aborted since the last step. Forget them first: an id
+            may be used again, and be among the scheduled ones.
     """
 
     scheduled_requests: list[Request]

@@ -72,7 +72,7 @@ class KVLedger:
         computed to be continued. Returns False, and changes nothing, if there are too few blocks.
         """
         length = len(request.token_ids)
-        hashes, cached = self._find(request) if self.prefix_caching else ([], [])
+        cached = self._find(request) if self.prefix_caching else []
         wanted = -(-length // self.block_size) - len(cached)
         idle = sum(1 for block in cached if not self._users[block])
         if wanted > len(self._free) - idle:
@@ -82,7 +82,7 @@ class KVLedger:
                 del self._free[block]
             self._users[block] += 1
         request.block_ids = cached + [self._take() for _ in range(wanted)]
-        request.block_hashes = hashes
+        request.num_hashed_blocks = len(cached)
         request.room = len(request.block_ids) * self.block_size
         request.num_computed_tokens = len(cached) * self.block_size
         request.next_hash_at = request.num_computed_tokens + self.block_size
@@ -106,17 +106,15 @@ class KVLedger:
         if not self.prefix_caching:
             request.next_hash_at = 1 << 62  # never
             return
-        hashes = request.block_hashes
-        while (len(hashes) + 1) * size <= request.num_computed_tokens:
-            at = len(hashes) * size
-            parent = hashes[-1] if hashes else _root(request.cache_salt)
-            key = _hash(parent, request.token_ids[at : at + size])
-            block = request.block_ids[len(hashes)]
-            hashes.append(key)
+        full = request.num_computed_tokens // size
+        hashes = self._hashes(request, full)
+        for number in range(request.num_hashed_blocks, full):
+            key, block = hashes[number], request.block_ids[number]
             if key not in self._block_of:
                 self._block_of[key] = block
                 self._hash_of[block] = key
-        request.next_hash_at = (len(hashes) + 1) * size
+        request.num_hashed_blocks = full
+        request.next_hash_at = (full + 1) * size
 
     def free(self, request: Request) -> None:
         """Take all blocks from a request. Those with a hash stay findable. Idempotent."""
@@ -127,7 +125,7 @@ class KVLedger:
                 if self._hash_of[block] is None:
                     self._free.move_to_end(block, last=False)
         request.block_ids = []
-        request.block_hashes = []
+        request.num_hashed_blocks = 0
         request.room = 0
         request.num_computed_tokens = 0
         request.next_hash_at = 0
@@ -140,19 +138,23 @@ class KVLedger:
         self._hash_of = [None] * self.num_blocks
         return True
 
-    def _find(self, request: Request) -> tuple[list[bytes], list[int]]:
-        hashes: list[bytes] = []
+    def _find(self, request: Request) -> list[int]:
         blocks: list[int] = []
-        tokens, size = request.token_ids, self.block_size
-        parent = _root(request.cache_salt)
-        for at in range(0, (len(tokens) - 1) // size * size, size):
-            parent = _hash(parent, tokens[at : at + size])
-            block = self._block_of.get(parent)
+        most = (len(request.token_ids) - 1) // self.block_size
+        for key in self._hashes(request, most)[:most]:
+            block = self._block_of.get(key)
             if block is None:
                 break
-            hashes.append(parent)
             blocks.append(block)
-        return hashes, blocks
+        return blocks
+
+    def _hashes(self, request: Request, count: int) -> list[bytes]:
+        """At least the first ``count`` hashes; made once, for tokens are only ever appended."""
+        hashes, tokens, size = request.block_hashes, request.token_ids, self.block_size
+        for number in range(len(hashes), count):
+            parent = hashes[-1] if hashes else _root(request.cache_salt)
+            hashes.append(_hash(parent, tokens[number * size : (number + 1) * size]))
+        return hashes
 
     def _take(self) -> int:
         block, _ = self._free.popitem(last=False)

@@ -46,7 +46,8 @@ class Request(msgspec.Struct, eq=False, gc=False, kw_only=True):
         num_cached_tokens: tokens of the prompt that were there from the beginning.
         finish_reason: None while it goes on.
         block_ids: blocks of the KV cache, in the order of the tokens.
-        block_hashes: one for each full and computed block.
+        block_hashes: of the blocks that its tokens fill, as far as somebody asked; kept for ever.
+        num_hashed_blocks: how many of ``block_ids`` others can find, or need not.
         room: tokens that fit in ``block_ids``.
         next_hash_at: number of computed tokens at which the next block is full.
     """
@@ -68,6 +69,7 @@ class Request(msgspec.Struct, eq=False, gc=False, kw_only=True):
     block_hashes: list[bytes] = []
     room: int = 0
     next_hash_at: int = 0
+    num_hashed_blocks: int = 0
 
     @classmethod
     def of(

@@ -219,6 +219,8 @@ class SimpleScheduler:
             if computed >= request.next_hash_at:
                 self.kv.note_full(request)
             if not tokens:
+                if computed >= len(request.token_ids):
+                    raise ValueError(f"the executor gave no token for {request.request_id!r}")
                 continue
             if len(tokens) == 1:  # nearly always; the same as Request.append, without its calls
                 token = tokens[0]
