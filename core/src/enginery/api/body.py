@@ -41,6 +41,7 @@ Span = tuple[int, int]
 
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _VALUE = msgspec.json.Decoder(Any)
+_WHOLE = msgspec.json.Decoder(dict[str, Any])
 _OBJECT_START = re.compile(rb"[ \t\n\r]*\{[ \t\n\r]*")
 _KEY = re.compile(rb'"([^"\\]*)("[ \t\n\r]*:[ \t\n\r]*|\\)')
 _BETWEEN = re.compile(rb"[ \t\n\r]*(?:,[ \t\n\r]*|(\}))")
@@ -154,7 +155,7 @@ def decode_body(raw: bytes) -> DecodedBody:
     spans: Mapping[str, Span] | None = None
     try:
         fields = _FIELDS.decode(raw)
-        values: JSONObject = _VALUE.decode(raw)
+        values = _WHOLE.decode(raw)
         if not _is_compact(raw, fields):
             spans = _walk(raw, fields)
     except (msgspec.MsgspecError, RecursionError):

@@ -241,6 +241,11 @@ class Roster:
         waited = max(0.0, now - request.arrived - swap)
         return Grant(request, lease, one.variant.id, one.generation, waited, swap)
 
+    def take_out(self) -> list[Action]:
+        """The actions so far, for the caller to carry out."""
+        out, self.out = self.out, []
+        return out
+
     def release(self, lease_id: int, now: float) -> None:
         """A lease ended; one that is not known (evicted before) changes nothing."""
         one = self.leases.pop(lease_id, None)

@@ -117,6 +117,9 @@ class EngineScheduler:
                 holder = self._roster.leases.get(lease_id)
                 self._roster.release(lease_id, now)
                 reach.released(self._roster, holder, outcome)
+                if holder is not None and holder.leases and holder.state is State.READY:
+                    # others go on using it: nothing is decided, nobody's moment comes nearer
+                    return self._roster.take_out() if self._roster.out else []
             case UnloadAsked():
                 self._unload(event, now)
             case ShutdownAsked(grace):
@@ -127,8 +130,7 @@ class EngineScheduler:
                 self._reported(event, now)
         self._decide(now)
         self._ask_to_be_woken(now)
-        out, self._roster.out = self._roster.out, []
-        return out
+        return self._roster.take_out()
 
     def try_acquire(self, request: QueuedRequest, now: float) -> Grant | None:
         """See `Scheduler.try_acquire`."""

@@ -38,9 +38,7 @@ HOLD_LIMIT = 64 * 1024
 CHUNKED_END = b"0\r\n\r\n"
 
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*))?\Z")
-_HEAD = re.compile(
-    rb"[^\r\n]*(?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*)*\Z"
-)
+_HEAD = re.compile(rb"[^\r\n]*(?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*)*\Z")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\Z")
 _MAX_SIZE_LINE = 256
 _MAX_DIGITS = 18
@@ -56,7 +54,7 @@ _CONNECTIONS_OWN = frozenset(
 _KEEPING = frozenset({b"keep-alive", b"close"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that costs 0.2 µs a field
 class Framing:
     """How long a body is: in chunks, ``length`` bytes, or until the connection closes."""
 
@@ -64,7 +62,7 @@ class Framing:
     length: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that costs 0.2 µs a field
 class ResponseHead:
     """A parsed head.
 

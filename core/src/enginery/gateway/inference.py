@@ -35,7 +35,7 @@ _FEATURES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that costs 0.2 µs a field
 class Wanted:
     """One request that may be served: what it asks for and by whom."""
 
@@ -50,7 +50,7 @@ class Wanted:
         return self.route.entry
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that costs 0.2 µs a field
 class Outgoing:
     """What one engine gets for one request, and what is to happen to its reply.
 
@@ -70,7 +70,7 @@ class Outgoing:
         return not self.folded and self.transform is None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that costs 0.2 µs a field
 class Finished:
     """One request that is over, for whoever counts.
 
@@ -100,6 +100,7 @@ class Inference:
         self.manager = manager
         self.on_finished = on_finished
         self._supported: dict[str, tuple[Variant, frozenset[str]]] = {}
+        self._routes: dict[tuple[str, str], tuple[ModelEntry, tuple[Variant, ...]]] = {}
         self._heads: dict[tuple[Endpoint, str], bytes] = {}
 
     def want(self, path: str, body: DecodedBody) -> Wanted:
@@ -110,12 +111,13 @@ class Inference:
         """
         model, stream = body.model, body.stream
         entry = self.manager.catalog.resolve(model)
-        able = tuple(v for v in entry.variants if path in self._endpoints(v))
-        if not able:
-            raise self._not_supported(path, entry)
-        fitting = tuple(v for v in able if v.features is None or _has(v.features, path, body))
-        if not fitting:
-            raise _lacks_feature(path, body, entry)
+        fitting = self._able(entry, path)
+        if any(variant.features is not None for variant in fitting):
+            fitting = tuple(
+                v for v in fitting if v.features is None or _has(v.features, path, body)
+            )
+            if not fitting:
+                raise _lacks_feature(path, body, entry)
         request = EngineRequest(path, body.object, stream)
         route = self.manager.route(request, entry, fitting)
         return Wanted(request, body, api_of(path), route)
@@ -196,6 +198,17 @@ class Inference:
         return self.manager.registry.hooks(entry.variants[0].engine_type)
 
     # -- inside ------------------------------------------------------------------------------------
+
+    def _able(self, entry: ModelEntry, path: str) -> tuple[Variant, ...]:
+        """The variants that have the route ``path``; remembered for each entry, which never changes."""
+        known = self._routes.get((entry.name, path))
+        if known is not None and known[0] is entry:
+            return known[1]
+        found = tuple(variant for variant in entry.variants if path in self._endpoints(variant))
+        if not found:
+            raise self._not_supported(path, entry)
+        self._routes[entry.name, path] = entry, found
+        return found
 
     def _endpoints(self, variant: Variant) -> frozenset[str]:
         known = self._supported.get(variant.id)

@@ -205,12 +205,12 @@ class EngineHooks:
             raise
         except (Exception, SystemExit) as error:
             raise self._failed(name, error) from error
+        if found is None or (isinstance(found, kind) and not inspect.iscoroutine(found)):
+            return cast("T | None", found)
         if inspect.iscoroutine(found):
             found.close()
             raise PluginError(f"{self._who()}: {name} does no I/O and must not be `async def`")
-        if found is not None and not isinstance(found, kind):
-            raise self._wrong(name, found)
-        return cast("T | None", found)
+        raise self._wrong(name, found)
 
     def _chain(self, name: str) -> Sequence[tuple[Callable[..., Any], Sequence[str]]]:
         """Who answers a pure hook, the plugin first, and the arguments that each takes.
