@@ -96,7 +96,10 @@ class Executor(ABC):
         raise UnsupportedOperation(f"{type(self).__name__} cannot wake up {tags or 'at all'}")
 
     def execute_dummy_batch(self) -> None:
-        """Compute one step of one made-up sequence: warm-up, and a deep health check."""
+        """Compute one step of one made-up sequence: warm-up, and a deep health check.
+
+        Default: a step without any request, which a model that computes should replace.
+        """
         self.execute_model(SchedulerOutput([], []))
 
     def check_health(self) -> None:  # noqa: B027  # optional: most have nothing to look at

@@ -29,7 +29,7 @@ from enginery.threads import in_daemon_thread
 __all__ = ["InprocClient"]
 
 IDLE = 0.001
-"""Seconds until the next step when the last one gave nothing, though there is work."""
+"""Seconds from one step to the next when the first gave nothing, though there is work: as in `process`."""
 
 
 class InprocClient(EngineCoreClient):
@@ -224,13 +224,15 @@ class InprocClient(EngineCoreClient):
             poll = select.poll()
             poll.register(fd, select.POLLIN)
             poll.poll(1000 * min(max(deadline - time.monotonic(), 0), 0.05))  # notes come, too
+        began = time.monotonic()
         batch = core.step()
+        idle = not batch.outputs and batch.timestamp - began < IDLE
         with self._news:
             self._ledger.put(batch)
             if core.failure is not None and not core.has_work():
                 self._ledger.end(core.failure)
             self._news.notify_all()
-        if not batch.outputs and core.wake_fd() is None and core.has_work():
+        if idle and core.wake_fd() is None and core.has_work():
             time.sleep(IDLE)
 
     def _read_notes(self) -> None:

@@ -32,11 +32,12 @@ from enginery.errors import EngineryError, InvalidRequest
 
 __all__ = ["EngineCoreProc", "main"]
 
-CHUNK = 256 * 1024
+CHUNK = 64 * 1024
 """Bytes that are read at once; a step may follow before the rest."""
 
 IDLE_MS = 1
-"""Milliseconds until the next step when the last one gave nothing, though there is work."""
+"""Milliseconds from one step to the next when the first gave nothing, though there is work. A piece of a long
+prompt gives nothing either, but it takes longer than this, and the next one follows at once."""
 
 LINGER = 2.0
 """Seconds that the last frames may take to leave."""
@@ -111,8 +112,9 @@ class EngineCoreProc:
             if self._terminated or (self._stopping and self._finished(core)):
                 return
             if core.has_work():
+                began = time.monotonic()
                 batch = core.step()
-                idle = not batch.outputs
+                idle = not batch.outputs and 1000 * (batch.timestamp - began) < IDLE_MS
                 if batch.outputs or batch.stats:
                     self._end.outputs(batch)
             if core.failure is not None and not core.has_work():
