@@ -27,7 +27,7 @@ from enginery.threads import in_daemon_thread
 
 __all__ = ["AsyncMPClient"]
 
-CHUNK = 256 * 1024
+CHUNK = 64 * 1024
 """Bytes that are read at once."""
 
 HIGH_WATER = 1024 * 1024

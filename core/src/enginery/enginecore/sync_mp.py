@@ -26,7 +26,7 @@ from enginery.errors import EngineClosedError, EngineTimeout
 
 __all__ = ["SyncMPClient"]
 
-CHUNK = 256 * 1024
+CHUNK = 64 * 1024
 """Bytes that are read at once."""
 
 
