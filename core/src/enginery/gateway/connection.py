@@ -19,7 +19,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from enginery.errors import EngineryError, InvalidRequest
 from enginery.gateway.answers import error_response, raw_error
-from enginery.gateway.fast import FastPath
+from enginery.gateway.fast import LONGEST, FastPath
 from enginery.gateway.relay import Relay, Sent
 from enginery.gateway.request_head import request_id_of
 
@@ -30,9 +30,6 @@ TURNS = 16
 
 _QUOTED = 200
 """Characters of aiohttp's own complaint that a client is told; it quotes the client's bytes."""
-
-_LONGEST = 1024 * 1024
-"""A request with a longer body takes aiohttp's way."""
 
 
 class ClientConnection(RequestHandler):
@@ -94,20 +91,19 @@ class ClientConnection(RequestHandler):
 
     def _next(self, fast: FastPath, data: bytes) -> None:
         """``data`` begins with a request."""
-        size = fast.measure(data)
-        if size > len(data) and size <= _LONGEST:
-            self._needed = size
-            self._hold(data)
-            return
-        if 0 < size <= _LONGEST and fast.begin(self, data[:size], self._over):
+        size = fast.begin(self, data, self._over)
+        if size > 0:
             self._busy = True
             if size < len(data):
                 self._hold(data[size:])
-            return
-        if 0 < size < len(data) or size == 0 or size > _LONGEST:
-            # several requests at once, or one that cannot be told apart: all aiohttp's
-            self._fast = None
-        self._to_aiohttp(data)
+        elif size < 0:
+            self._needed = -size
+            self._hold(data)
+        else:
+            if fast.measure(data) != len(data):
+                # several requests at once, or one that cannot be told apart: all aiohttp's
+                self._fast = None
+            self._to_aiohttp(data)
 
     def _to_aiohttp(self, data: bytes) -> None:
         try:
@@ -143,12 +139,12 @@ class ClientConnection(RequestHandler):
     def _hold(self, data: bytes) -> None:
         self._held.append(data)
         self._held_bytes += len(data)
-        if self._busy and self._held_bytes > _LONGEST and self.transport is not None:
+        if self._busy and self._held_bytes > LONGEST and self.transport is not None:
             self.transport.pause_reading()
 
     def _take(self) -> bytes:
         data = self._held[0] if len(self._held) == 1 else b"".join(self._held)
-        if self._held_bytes > _LONGEST and self.transport is not None:
+        if self._held_bytes > LONGEST and self.transport is not None:
             self.transport.resume_reading()
         self._held.clear()
         self._held_bytes = 0

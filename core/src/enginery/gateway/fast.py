@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from enginery.api.body import decode_body
-from enginery.api.endings import api_of
+from enginery.api.endings import Api, api_of
 from enginery.errors import EngineryError
 from enginery.gateway.answers import raw_error
 from enginery.gateway.inference import Finished, Inference, Wanted
@@ -21,13 +22,18 @@ from enginery.gateway.request_head import request_id_of
 from enginery.gateway.upstreams import UpstreamPool
 from enginery.gateway.watch import Watch
 
-__all__ = ["FastPath"]
+__all__ = ["LONGEST", "FastPath"]
 
 _ROUTE = re.compile(
     rb"POST (/v1/(?:chat/completions|completions|embeddings|responses|messages)) HTTP/1\.1\r\n"
 )
+_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength:[ \t]*(\d{1,9})(?=[ \t]*\r\n)")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*\r\n")
 _MAX_HEAD = 8190
+_REMEMBERED = 1024
+LONGEST = 1024 * 1024
+"""A request that is longer takes the long way."""
+
 _JSON = frozenset({b"application/json", b"application/json; charset=utf-8"})
 _LONG_WAY = frozenset(
     {
@@ -45,6 +51,24 @@ class Ended(Protocol):
     def __call__(self, *, keep_alive: bool) -> None:
         """``keep_alive``: the connection may be used again."""
         ...
+
+
+@dataclass(slots=True)
+class _Head:
+    """What one head says, but for the length of its body."""
+
+    path: str
+    api: Api
+    passed: dict[bytes, bytes]
+    request_id: bytes | None
+
+    @property
+    def own(self) -> bool:
+        """It has something that is another in each request, so it is not worth remembering."""
+        return self.request_id is not None or b"traceparent" in self.passed
+
+
+_REFUSED = _Head("", "other", {}, None)
 
 
 class FastPath:
@@ -67,36 +91,65 @@ class FastPath:
         self._watch = watch
         self._admits = admits
         self._loop = asyncio.get_running_loop()
+        self._heads: dict[bytes, _Head] = {}
+
+    def forget(self) -> None:
+        """What was admitted is looked at again: the rules have changed."""
+        self._heads.clear()
 
     def measure(self, data: bytes) -> int:
-        """The length of the request that ``data`` begins with, head and body; 0: not for here.
+        """The length of the one request that ``data`` begins with; 0 where that cannot be told here."""
+        end = data.find(b"\r\n\r\n", 0, _MAX_HEAD)
+        length = None if end < 0 else _LENGTH.search(data, 0, end + 2)
+        if length is None or not data.startswith(b"POST "):
+            return 0
+        head = data[:end].lower()
+        plain = head.count(b"\ncontent-length") == 1 and b"\ntransfer-encoding" not in head
+        return end + 4 + int(length[1]) if plain else 0
 
-        While its head is incomplete, one byte more than there is.
+    def begin(self, client: Client, data: bytes, over: Ended) -> int:
+        """Send the request that ``data`` begins with on its way.
+
+        Returns its length, head and body. 0: nothing has happened, and the long way is to be taken.
+        Negative: it goes on; so many bytes are needed to tell more.
         """
         if not data.startswith(b"POST /v1/"):
             return 0
         end = data.find(b"\r\n\r\n", 0, _MAX_HEAD)
         if end < 0:
-            return len(data) + 1 if len(data) < _MAX_HEAD else 0
-        head = data[: end + 2].lower()
-        at = head.find(b"\r\ncontent-length:")
-        if at < 0 or head.find(b"\r\ncontent-length:", at + 1) >= 0:
+            return -len(data) - 1 if len(data) < _MAX_HEAD else 0
+        length = _LENGTH.search(data, 0, end + 2)
+        if length is None:
             return 0
-        length = head[at + 17 : head.index(b"\r\n", at + 2)].strip()
-        return end + 4 + int(length) if length.isdigit() and len(length) < 10 else 0
+        # clients send the same head again and again, but for the length of its body
+        key = data[: length.start(1)] + data[length.end(1) : end + 2]
+        head = self._heads.get(key) or self._read(key)
+        if head is _REFUSED:
+            return 0
+        size = end + 4 + int(length[1])
+        if size > len(data):
+            return -size if size <= LONGEST else 0
+        return size if self._send(client, head, data[end + 4 : size], over) else 0
 
-    def begin(self, client: Client, request: bytes, over: Ended) -> bool:
-        """Send ``request`` on its way; False: nothing has happened, and the long way is to be taken."""
-        route = _ROUTE.match(request)
-        if route is None:
-            return False
-        end = request.find(b"\r\n\r\n")
-        fields = _read_fields(request, route.end(), end + 2)
-        if fields is None or not self._admits(fields):
-            return False
-        path = route[1].decode()
+    def _read(self, key: bytes) -> _Head:
+        """A head that was not seen before, without its length's digits."""
+        head, route = _REFUSED, _ROUTE.match(key)
+        fields = None if route is None else _read_fields(key, route.end())
+        if route is not None and fields is not None and self._admits(fields):
+            path = route[1].decode()
+            passed = {name: fields[name] for name in _PASSED if name in fields}
+            head = _Head(path, api_of(path), passed, fields.get(b"x-request-id"))
+            if head.own:
+                return head
+        if len(self._heads) >= _REMEMBERED:
+            self._heads.clear()
+        self._heads[key] = head
+        return head
+
+    def _send(self, client: Client, head: _Head, body: bytes, over: Ended) -> bool:
+        path = head.path
         try:
-            wanted = self._inference.want(path, decode_body(request[end + 4 :]))
+            wanted = self._inference.want(path, decode_body(body))
         except EngineryError:
             return False
         lease = self._inference.manager.try_lease(wanted.route)
@@ -113,18 +166,19 @@ class FastPath:
         except EngineryError:
             lease.release("rejected")
             return False
-        id_ = fields.get(b"x-request-id")
-        request_id = request_id_of(None if id_ is None else id_.decode("latin-1")).encode()
+        given = head.request_id
+        request_id = request_id_of(None if given is None else given.decode("latin-1")).encode()
         limits = wanted.entry.limits
         sent = Sent(
-            api_of(path),
+            head.api,
             "",
             extra=b"x-request-id: %b\r\n" % request_id,
             cancel=limits.on_disconnect == "cancel",
             deadlines=self._watch.deadlines(limits),
         )
-        passed = {name: fields[name] for name in _PASSED if name in fields}
-        head = self._inference.head(lease.endpoint, path, len(outgoing.payload), passed, request_id)
+        first = self._inference.head(
+            lease.endpoint, path, len(outgoing.payload), head.passed, request_id
+        )
 
         def on_done(result: Reply | EngineryError | None) -> None:
             self._finished(path, wanted, relay, result)
@@ -136,7 +190,7 @@ class FastPath:
             )
 
         relay = Relay(client, lease, upstream, sent, on_done, self._watch.relays)
-        upstream.send(relay, head, outgoing.payload)
+        upstream.send(relay, first, outgoing.payload)
         return True
 
     def _finished(
@@ -151,12 +205,12 @@ class FastPath:
         )
 
 
-def _read_fields(request: bytes, start: int, end: int) -> dict[bytes, bytes] | None:
+def _read_fields(head: bytes, start: int) -> dict[bytes, bytes] | None:
     """The head's fields by lower-case name; None for one that the long way must look at."""
     fields: dict[bytes, bytes] = {}
-    at = start
+    at, end = start, len(head)
     while at < end:
-        found = _FIELD.match(request, at, end)
+        found = _FIELD.match(head, at)
         if found is None:
             return None
         name = found[1].lower()
