@@ -188,6 +188,7 @@ class Variant:
             argument.
         env: added to the engine's environment.
         work_dir: the engine's working directory.
+        stop_argv: run after the engine has ended, filled in as ``args``; in place of the plugin's.
         url: a server's address: alone, one that is attached to, never started; with ``binary``, the
             address at which the started engine answers.
         features: what the model can do (``"chat"``, ``"embeddings"``, ...); None is unknown and
@@ -214,6 +215,7 @@ class Variant:
     listen: Literal["tcp", "unix"] = "tcp"
     api_key: str | None = field(default=None, repr=False)
     upstream_model: str | None = None
+    stop_argv: tuple[str, ...] = ()
 
     @property
     def attached(self) -> bool:

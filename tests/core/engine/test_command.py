@@ -99,6 +99,12 @@ def test_a_variant_brings_the_whole_command_where_the_plugin_has_none() -> None:
     )
 
 
+def test_a_variant_says_how_its_container_is_stopped() -> None:
+    variant = Variant("m", binary="docker", args=("run",), stop_argv=("docker", "stop", "{model}"))
+    assert command_for(NONE, variant, ENDPOINT).stop_argv == ["docker", "stop", "m"]
+    assert command_for(HOOKS, variant, ENDPOINT).stop_argv == ["docker", "stop", "m"]
+
+
 def test_no_command_at_all_says_what_to_set() -> None:
     with pytest.raises(EngineStartFailed, match="`binary` and `args`"):
         command_for(NONE, Variant("m", args=("-x",)), ENDPOINT)

@@ -307,6 +307,7 @@ class Catalog:
             listen=given.listen or listen,
             api_key=None if given.api_key is None else given.api_key.get_secret_value(),
             upstream_model=given.upstream_model,
+            stop_argv=given.stop_argv,
         )
 
 
@@ -316,7 +317,7 @@ def _unrunnable(variant: Variant, hooks: EngineHooks, at: Loc) -> list[Problem]:
         return [Problem((*at, "listen"), "`url` says already where the engine answers")]
     if variant.attached:
         text = "has no effect on a running server, which `url` without `binary` is"
-        started = ("args", "env", "work_dir")
+        started = ("args", "env", "work_dir", "stop_argv")
         return [Problem((*at, key), text) for key in started if getattr(variant, key)]
     if variant.api_key is not None:
         text = "is for a running server, which `url` without `binary` is; others get a new one each time"

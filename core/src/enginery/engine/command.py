@@ -1,7 +1,8 @@
 """From a variant and its plugin to the command line that is run.
 
 Pure. Knows: how ``binary``, ``args``, ``env`` and ``work_dir`` of a variant change what the plugin
-says. Does not know: processes. Stop plan, ready hint and health path always come from the plugin.
+says, and ``stop_argv``. Does not know: processes. Stop plan, ready hint and health path always come from
+the plugin.
 """
 
 from __future__ import annotations
@@ -66,4 +67,5 @@ def command_for(hooks: EngineHooks, variant: Variant, endpoint: Endpoint) -> Com
         command,
         env={**command.env, **variant.env},
         cwd=variant.work_dir or command.cwd,
+        stop_argv=fill(variant.stop_argv, endpoint, variant.model) or command.stop_argv,
     )

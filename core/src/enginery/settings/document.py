@@ -22,7 +22,7 @@ from enginery.settings.places import Layer, Loc, Mark, Place, Problem
 __all__ = ["TEXT_FIELDS", "plain_value", "read_document", "takes_text"]
 
 TEXT_FIELDS = frozenset(
-    {"aliases", "args", "binary", "engine", "env", "features", "url", "work_dir"}
+    {"aliases", "args", "binary", "engine", "env", "features", "stop_argv", "url", "work_dir"}
 )
 """Fields of a model or a variant that hold text, alone, in a list or in a mapping."""
 

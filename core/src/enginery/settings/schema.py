@@ -173,6 +173,11 @@ class VariantSettings(Section):
     work_dir: Text | None = Field(
         None, min_length=1, description="The engine's working directory; absent: the manager's."
     )
+    stop_argv: tuple[Text, ...] = Field(
+        (),
+        description="A command to run after the engine has ended, such as `[docker, stop, NAME]` for "
+        "a container, which signals do not reach; filled in as `args`.",
+    )
     url: EngineURL | None = Field(
         None,
         description="Alone: a server that runs already, `https` and a path before its routes allowed; "
