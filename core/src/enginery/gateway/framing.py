@@ -51,6 +51,13 @@ _CONNECTIONS_OWN = frozenset(
 )
 """Fields that hold from one connection to the next only."""
 
+_NOT_RELAYED = (b"access-control-", b"set-cookie", b"x-request-id", b"strict-transport")
+"""Fields that speak for the engine's own address, not for ours."""
+
+_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: (\d{1,15})(?=\r\n|\Z)")
+_HEADS: dict[bytes, ResponseHead] = {}
+_REMEMBERED = 256
+
 _KEEPING = frozenset({b"keep-alive", b"close"})
 
 
@@ -80,6 +87,9 @@ class ResponseHead:
     framing: Framing
     keep_alive: bool
 
+    relayed: bytes = b""
+    """The fields as lines, without those that are no client's business; filled in by `parse_head`."""
+
     def get(self, name: bytes) -> bytes:
         """The first value of the field ``name``, in lower case; empty where there is none."""
         for field, value in self.fields:
@@ -89,6 +99,26 @@ class ResponseHead:
 
 
 def parse_head(head: bytes, *, bodiless: bool = False) -> ResponseHead:
+    """As `read_head`; heads that differ in nothing but the length of their bodies are read once."""
+    length = _LENGTH.search(head)
+    if length is None or bodiless or head.lower().count(b"content-length") > 1:
+        return read_head(head, bodiless=bodiless)
+    key = head[: length.start(1)] + b"0" + head[length.end(1) :]
+    known = _HEADS.get(key)
+    if known is None:
+        known = read_head(key)
+        if len(_HEADS) >= _REMEMBERED:
+            _HEADS.clear()
+        _HEADS[key] = known
+    framing = known.framing
+    if framing.length is not None and known.status >= 200 and known.status not in {204, 304}:
+        framing = Framing(length=int(length[1]))
+    return ResponseHead(
+        known.status, known.reason, known.fields, framing, known.keep_alive, known.relayed
+    )
+
+
+def read_head(head: bytes, *, bodiless: bool = False) -> ResponseHead:
     """The head that ``head`` holds, without its empty line.
 
     Args:
@@ -140,6 +170,9 @@ def parse_head(head: bytes, *, bodiless: bool = False) -> ResponseHead:
         tuple(fields),
         framing,
         keep_alive and (framing.chunked or framing.length is not None),
+        b"".join(
+            [b"%b: %b\r\n" % field for field in fields if not field[0].startswith(_NOT_RELAYED)]
+        ),
     )
 
 

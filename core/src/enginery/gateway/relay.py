@@ -49,7 +49,6 @@ __all__ = ["Client", "Deadlines", "Relay", "Reply", "Sent"]
 COLLECT_LIMIT = 8 * 2**20
 """A reply that is larger is passed on before it is whole."""
 
-_DROPPED = (b"access-control-", b"set-cookie", b"x-request-id", b"strict-transport")
 _EVENT_STREAM = b"text/event-stream"
 _COMMENTS = re.compile(rb"(?:(?::[^\r\n]*)?[\r\n])+\Z")
 
@@ -471,16 +470,11 @@ class Relay:
             self._write(chunk(frame) + CHUNKED_END if self.sent.chunked else frame)
 
     def _head_bytes(self, head: ResponseHead, framing: bytes) -> bytes:
-        lines = [
-            b"%b: %b\r\n" % (name, value)
-            for name, value in head.fields
-            if not name.startswith(_DROPPED)
-        ]
         close = b"" if self.sent.keep_alive and self.sent.chunked else b"Connection: close\r\n"
         return b"HTTP/1.1 %d %b\r\n%b%b%b%b\r\n" % (
             head.status,
             head.reason,
-            b"".join(lines),
+            head.relayed,
             self.sent.extra,
             framing,
             close,
