@@ -29,7 +29,9 @@ __all__ = ["BOUNDS", "LOADS", "main"]
 ROUNDS = 3
 SECONDS = 1.2
 WARM_SECONDS = 0.4
-QUIET_WAIT = 4.0
+SLOW_SECONDS = 8.0
+"""For a target that answers nothing while it is warmed up."""
+QUIET_WAIT = 2.0
 DISTURBED = 0.2
 """CPUs' worth of work by others during a sample."""
 
@@ -77,7 +79,8 @@ def sample(
     """Warm up, then measure; without a target, the engine itself."""
     without = None if target is None else target.brings
     settle(QUIET_WAIT)
-    load(address, *words, "-d", str(WARM_SECONDS), cpus=ENGINE_CPU)
+    warm = load(address, *words, "-d", str(WARM_SECONDS), cpus=ENGINE_CPU)
+    seconds = SECONDS if warm["requests"] or warm["chunks"] else SLOW_SECONDS
 
     def spent() -> tuple[float, float, float]:
         """CPU seconds of the target, of it with the engines, and of the whole machine."""
@@ -86,9 +89,9 @@ def sample(
         return own, whole + cpu_seconds(engine_pid), busy_cpus()
 
     before = spent()
-    seen = load(address, *words, "-d", str(SECONDS), cpus=ENGINE_CPU)
+    seen = load(address, *words, "-d", str(seconds), cpus=ENGINE_CPU)
     own, known, machine = (after - start for after, start in zip(spent(), before, strict=True))
-    noise = max(0.0, machine - known - seen["cpu"]) / SECONDS
+    noise = max(0.0, machine - known - seen["cpu"]) / seconds
     return Sample(seen, own, 0 if pid is None else pss(pid, without), noise)
 
 
@@ -103,17 +106,13 @@ def summary(samples: Samples, direct_p50: float) -> dict[str, float]:
     kept = {name: undisturbed(several) for name, several in samples.items()}
     if "one" in kept:
         found["added_us"] = median(s.seen["p50"] for s in kept["one"]) - direct_p50
-    if "many" in kept:
-        found["rps"] = median(s.seen["rps"] for s in kept["many"])
-        found["ms_per_request"] = median(
-            1000 * s.cpu / max(1.0, s.seen["requests"]) for s in kept["many"]
-        )
-    if "streams" in kept:
-        found["us_per_chunk"] = median(
-            1e6 * s.cpu / max(1.0, s.seen["chunks"]) for s in kept["streams"]
-        )
-        found["ttft_ms"] = median(s.seen["ttft50"] / 1000 for s in kept["streams"])
-        found["transit99_us"] = median(s.seen["transit99"] for s in kept["streams"])
+    if answered := [s for s in kept.get("many", []) if s.seen["requests"]]:
+        found["rps"] = median(s.seen["rps"] for s in answered)
+        found["ms_per_request"] = median(1000 * s.cpu / s.seen["requests"] for s in answered)
+    if answered := [s for s in kept.get("streams", []) if s.seen["chunks"]]:
+        found["us_per_chunk"] = median(1e6 * s.cpu / s.seen["chunks"] for s in answered)
+        found["ttft_ms"] = median(s.seen["ttft50"] / 1000 for s in answered)
+        found["transit99_us"] = median(s.seen["transit99"] for s in answered)
     everything = [s for several in samples.values() for s in several]
     found["mib"] = max((s.pss for s in everything), default=0) / 2**20
     found["wrong"] = sum(s.seen["errors"] + s.seen["short"] for s in everything)
