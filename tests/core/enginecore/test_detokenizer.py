@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enginery.enginecore import Detokenizer, MockTokenizer, StopStrings
+from support.properties import steady
 
 BYTES = MockTokenizer()
 
@@ -39,7 +40,7 @@ def streamed(detokenizer, ids) -> tuple[str, str | None]:
     return text + rest, stop
 
 
-@settings(max_examples=200, deadline=None)
+@settings(steady, max_examples=200)
 @given(st.lists(st.binary(max_size=5), max_size=30))
 def test_joined_text_is_what_all_ids_decode_to_however_characters_are_cut(pieces) -> None:
     tokenizer = Pieces(pieces)
@@ -47,7 +48,7 @@ def test_joined_text_is_what_all_ids_decode_to_however_characters_are_cut(pieces
     assert streamed(Detokenizer(tokenizer), ids) == (tokenizer.decode(ids), None)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(steady, max_examples=100)
 @given(st.text(max_size=30), st.data())
 def test_text_comes_in_whole_characters_and_joined_it_is_the_text(text, data) -> None:
     raw = text.encode("utf-8")
@@ -92,7 +93,7 @@ def test_special_tokens_are_shown_only_if_asked_for() -> None:
     assert streamed(shown, [97, eos])[0] == "a</s>"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(steady, max_examples=300)
 @given(
     st.text("ab", max_size=30),
     st.lists(st.text("ab", min_size=1, max_size=4), max_size=3),

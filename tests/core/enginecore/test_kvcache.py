@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from enginery.enginecore import EngineCoreRequest, KVLedger, Request
+from support.properties import steady
 
 
 def request(tokens, name="a", salt=None) -> Request:
@@ -233,11 +234,11 @@ class Ledgers(RuleBasedStateMachine):
         assert all(one.num_tokens <= len(one.block_ids) * 4 for one in self.held)
 
 
-Ledgers.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Ledgers.TestCase.settings = settings(steady, max_examples=60)
 test_the_ledger_is_true_whatever_comes_and_goes = Ledgers.TestCase
 
 
-@settings(max_examples=50, deadline=None)
+@settings(steady, max_examples=50)
 @given(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=40))
 def test_free_after_use_is_all_that_there_was(tokens) -> None:
     ledger = KVLedger(10, 4)

@@ -16,6 +16,7 @@ from enginery.enginecore import (
 )
 from enginery.enginecore.mock import create_backend
 from enginery.errors import EngineryError
+from support.properties import steady
 
 MODES = st.sampled_from(["abort", "wait", "keep"])
 LEVELS = st.integers(0, 2)
@@ -176,5 +177,5 @@ class Loop(RuleBasedStateMachine):
                 assert got == whole
 
 
-Loop.TestCase.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
+Loop.TestCase.settings = settings(steady, max_examples=80, stateful_step_count=50)
 test_every_request_ends_once_and_every_call_is_answered_once = Loop.TestCase

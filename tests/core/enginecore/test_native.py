@@ -28,6 +28,7 @@ from enginery.errors import (
     UnsupportedOperation,
 )
 from support.outputs import by_request
+from support.properties import steady
 
 
 def ask(backend, name, prompt=None, **params) -> None:
@@ -62,7 +63,7 @@ def test_the_same_seed_prompt_and_place_give_the_same_token() -> None:
     assert run(other)["a"].new_token_ids != replies[0]["a"]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(steady, max_examples=25)
 @given(
     st.lists(st.tuples(st.integers(1, 25), st.integers(1, 30)), min_size=1, max_size=8),
     st.integers(4, 40),

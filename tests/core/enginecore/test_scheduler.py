@@ -15,6 +15,7 @@ from enginery.enginecore import (
     SimpleScheduler,
 )
 from enginery.errors import ContextLengthExceeded, InvalidRequest
+from support.properties import steady
 
 
 def scheduler(blocks=64, size=4, **options) -> SimpleScheduler:
@@ -408,5 +409,5 @@ class Batching(RuleBasedStateMachine):
         assert {name: len(self.got[name]) for name in self.wanted} == self.wanted
 
 
-Batching.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Batching.TestCase.settings = settings(steady, max_examples=60)
 test_batching_keeps_its_limits_and_ends_every_request = Batching.TestCase

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from enginery.enginecore import EngineCoreRequest, Request, RequestStatus
 from enginery.enginecore.waiting import WaitingQueue
+from support.properties import steady
 
 
 def push(queue, name, *, now, priority=0, arrival=0.0) -> Request:
@@ -72,7 +73,7 @@ def test_aging_must_be_above_zero() -> None:
         WaitingQueue(0.0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(steady, max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 100), st.booleans()), max_size=150),
 )
