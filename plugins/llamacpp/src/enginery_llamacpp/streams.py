@@ -49,9 +49,10 @@ def summed_usage(request: EngineRequest) -> SummedUsage | None:
 
 
 def _has_choices(request: EngineRequest) -> bool:
-    body, n = request.body, request.body.get("n")
-    several = request.path == COMPLETIONS and len(split_prompts(body.get("prompt"))) > 1
-    return request.path in {CHAT, COMPLETIONS} and (several or (type(n) is int and n > 1))
+    n = request.body.get("n")
+    if type(n) is int and n > 1:
+        return request.path in {CHAT, COMPLETIONS}
+    return request.path == COMPLETIONS and len(split_prompts(request.body.get("prompt"))) > 1
 
 
 class SummedUsage:
