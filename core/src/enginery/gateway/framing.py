@@ -199,6 +199,11 @@ class ChunkWalk:
         self._held = b""
         self._need = 0  # bytes that the chunk which we are inside of lacks, its CRLF included
 
+    @property
+    def waits(self) -> bool:
+        """It holds bytes that are no whole chunk."""
+        return bool(self._held)
+
     def feed(self, data: bytes) -> bytes:
         """What may be handed on now; never the last chunk itself, which is the caller's to write.
 
@@ -326,6 +331,11 @@ class _ChunkedBody(Body):
         self._walk = ChunkWalk()
         self._left = 0  # of a chunk that was handed on in part, its CRLF included
 
+    @property
+    def waits(self) -> bool:
+        """It holds bytes that are no whole chunk."""
+        return self._walk.waits
+
     def feed(self, data: bytes) -> bytes:
         """See `Body`."""
         whole = self._walk.feed(data)
@@ -350,7 +360,9 @@ def body_reader(framing: Framing) -> Body:
 
 def payload_of(whole_chunks: bytes) -> bytes:
     """The payload of what a `ChunkWalk` handed on; bytes that begin inside a chunk stay as they are."""
+    body = _ChunkedBody()
     try:
-        return _ChunkedBody().feed(whole_chunks)
+        payload = body.feed(whole_chunks)
     except BadEngineReply:
         return whole_chunks
+    return whole_chunks if body.waits else payload
