@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from benchmarks import gateway, guardian, hooks, readiness, streams, swap
+from benchmarks import enginecore, gateway, guardian, hooks, readiness, streams, swap
 
 BENCHMARKS = {
     "swap": swap.main,
@@ -14,6 +14,7 @@ BENCHMARKS = {
     "hooks": hooks.main,
     "gateway": gateway.main,
     "streams": streams.main,
+    "enginecore": enginecore.main,
 }
 
 
