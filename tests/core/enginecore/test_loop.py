@@ -393,20 +393,26 @@ def test_resetting_the_cache_follows_vllm() -> None:
     assert call(core, "reset_prefix_cache") is True
 
 
-def test_pausing_can_clear_the_cache_too() -> None:
+@pytest.mark.parametrize(("clear", "left"), [(True, 0), (False, 2)])
+def test_pausing_clears_the_cache_unless_it_must_not(clear, left) -> None:
     core = core_of()
     core.add_request(request(tokens=range(40), max_tokens=2))
     run(core)
     assert call(core, "get_stats")["kv_blocks_cached"] == 2
-    call(core, "pause", clear_cache=True)
-    assert call(core, "get_stats")["kv_blocks_cached"] == 0
+    call(core, "pause", clear_cache=clear)
+    assert call(core, "get_stats")["kv_blocks_cached"] == left
+
+
+def test_pausing_a_backend_without_a_cache_leaves_nothing_to_clear() -> None:
+    core = core_of(Scripted())
+    assert call(core, "pause", clear_cache=True) is None
+    assert core.state is CoreState.PAUSED
 
 
 @pytest.mark.parametrize(
     ("method", "args", "word"),
     [
         ("reset_prefix_cache", {}, "prefix cache"),
-        ("pause", {"clear_cache": True}, "prefix cache"),
         ("profile", {}, "profiler"),
         ("execute_dummy_batch", {}, "dummy batch"),
         ("fly", {}, "no call 'fly'"),

@@ -99,14 +99,14 @@ class CoreControls:
 
     # -- calls by name -------------------------------------------------------------------------
 
-    def pause(self, mode: PauseMode = "abort", clear_cache: bool = False) -> Later | None:
+    def pause(self, mode: PauseMode = "abort", clear_cache: bool = True) -> Later | None:
         """Hold new requests, and end running ones, let them finish, or let them stand still.
 
-        With ``wait`` the answer comes `Later`. ``clear_cache`` then forgets the prefix cache.
+        With ``wait`` the answer comes `Later`. ``clear_cache`` forgets cached prefixes then, where the
+        backend has any; requests that stand still are computed again, and lose no token.
         """
-        if clear_cache and not self.capabilities.prefix_cache:
-            raise UnsupportedOperation("this backend has no prefix cache to clear")
-        return self._pause(mode, self._clear_cache if clear_cache else _nothing)
+        clear = clear_cache and self.capabilities.prefix_cache
+        return self._pause(mode, self._clear_cache if clear else _nothing)
 
     def resume(self) -> None:
         """Run again: what stood still goes on, what was held goes to the backend.
