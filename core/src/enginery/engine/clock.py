@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 from typing import Protocol
 
 __all__ = ["Clock", "LoopClock", "Timer"]
@@ -34,11 +35,11 @@ class Clock(Protocol):
 
 
 class LoopClock:
-    """The running event loop's clock."""
+    """The clock of asyncio's loops, which all count from the same zero."""
 
     def now(self) -> float:
-        """`asyncio.AbstractEventLoop.time`."""
-        return asyncio.get_running_loop().time()
+        """`time.monotonic`, as loops do; asking for the running loop first would cost a system call."""
+        return monotonic()
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
         """`asyncio.AbstractEventLoop.call_at`."""

@@ -77,11 +77,12 @@ class EventHub:
         self._seq = 0
         self._subscriptions: WeakSet[Subscription] = WeakSet()
         self._closed = False
+        self._heard = False  # by anybody, ever: cheaper to ask than the set
 
     @property
     def listening(self) -> bool:
-        """True while anybody would hear an event."""
-        return bool(self._subscriptions)
+        """False when nobody would hear an event; True when somebody may."""
+        return self._heard and bool(self._subscriptions)
 
     def publish(self, type_: str, model: str | None, variant: str | None, **data: Any) -> None:
         """Number the event and give it to everybody; who is far behind loses the oldest."""
@@ -99,6 +100,7 @@ class EventHub:
             subscription.put(None)
         else:
             self._subscriptions.add(subscription)
+            self._heard = True
         return subscription
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -36,7 +37,7 @@ class Reading(Relay):
 
     Args:
         connection: the client's; aborted when its reader stalls.
-        lease, upstream, sent, relays: see `Relay`; ``sent`` is without chunks, so that pieces are payload.
+        lease, upstream, sent, relays, now: see `Relay`; ``sent`` is without chunks, so that pieces are payload.
         on_done: see `Relay`; called with the error as well, which `pieces` raises.
     """
 
@@ -48,11 +49,12 @@ class Reading(Relay):
         sent: Sent,
         on_done: Callable[[Reply | EngineryError | None], None],
         relays: set[Relay],
+        now: Callable[[], float] = monotonic,
     ) -> None:
         assert connection.transport is not None
         self._pipe = _Pipe(connection.transport)
         raw = replace(sent, chunked=False, committed=False)
-        super().__init__(self._pipe, lease, upstream, raw, self._ended, relays)
+        super().__init__(self._pipe, lease, upstream, raw, self._ended, relays, now)
         self._told = on_done
         self._head_came: asyncio.Future[ResponseHead] = asyncio.get_running_loop().create_future()
 

@@ -6,10 +6,10 @@ else, without a trace: whatever it refuses takes the long way (`handler`) and is
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 from typing import Protocol
 
 from enginery.api.body import decode_body
@@ -90,7 +90,6 @@ class FastPath:
         self._pool = pool
         self._watch = watch
         self._admits = admits
-        self._loop = asyncio.get_running_loop()
         self._heads: dict[bytes, _Head] = {}
 
     def forget(self) -> None:
@@ -159,7 +158,7 @@ class FastPath:
             outgoing = self._inference.outgoing(wanted, lease)
             upstream = None
             if outgoing.relayed:
-                upstream = self._pool.take(lease.endpoint, self._loop.time())
+                upstream = self._pool.take(lease.endpoint, monotonic())
             if upstream is None:
                 lease.release("rejected")
                 return False

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from time import monotonic
 from typing import Protocol, cast
 
 from aiohttp import web
@@ -27,6 +28,7 @@ from enginery.errors import (
 )
 from enginery.gateway.answers import AlreadySent, StreamAnswer, error_response, json_response
 from enginery.gateway.decoded import Reading, changed_reply, changed_stream, folded_reply
+from enginery.gateway.doorway import visitor_of
 from enginery.gateway.held import HEARTBEAT, hold
 from enginery.gateway.inference import Finished, Inference, Outgoing, Wanted
 from enginery.gateway.relay import Client, Relay, Reply, Sent
@@ -69,7 +71,7 @@ class InferenceHandler:
         inference: decides.
         pool: connections to engines.
         watch: looks after deadlines.
-        body_limit: bytes that a body may have.
+        body_limit: bytes that a body may have; may be set anew.
         heartbeat: seconds between two signs of life for a stream that waits.
     """
 
@@ -85,7 +87,7 @@ class InferenceHandler:
         self._inference = inference
         self._pool = pool
         self._watch = watch
-        self._body_limit = body_limit
+        self.body_limit = body_limit
         self._heartbeat = heartbeat
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
@@ -121,7 +123,9 @@ class InferenceHandler:
     async def _serve(
         self, request: web.Request, client: Connection, way: _Way
     ) -> web.StreamResponse:
-        way.wanted = wanted = self._inference.want(way.path, decode_body(await self._body(request)))
+        body = decode_body(await self._body(request))
+        self._inference.check_allowed(visitor_of(request), body.model)
+        way.wanted = wanted = self._inference.want(way.path, body)
         limits = wanted.entry.limits
         way.sent.cancel = limits.on_disconnect == "cancel"
         way.sent.deadlines = self._watch.deadlines(limits)
@@ -163,7 +167,7 @@ class InferenceHandler:
             )
         if (request.charset or "utf-8").lower().replace("-", "") != "utf8":
             raise UnsupportedMediaType(f"JSON is UTF-8, not {request.charset}")
-        limit = self._body_limit
+        limit = self.body_limit
         if (request.content_length or 0) > limit:
             raise BodyTooLarge(f"the body has {request.content_length} bytes; the limit is {limit}")
         try:
@@ -198,7 +202,7 @@ class InferenceHandler:
         )
 
     async def _connect(self, lease: Lease) -> Upstream:
-        kept = self._pool.take(lease.endpoint, asyncio.get_running_loop().time())
+        kept = self._pool.take(lease.endpoint, monotonic())
         if kept is not None:
             return kept
         try:

@@ -18,6 +18,7 @@ import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Protocol
 
 from enginery.api.endings import (
@@ -131,6 +132,7 @@ class Relay:
         on_done: called once, with the `Reply`, or the error where the client has got nothing yet, or None
             where the client left before the end.
         relays: holds this one for as long as it is under way; `look` is called for each.
+        now: seconds, the clock of `look`. Not the loop's: asking for the running loop costs a system call.
     """
 
     def __init__(
@@ -141,9 +143,11 @@ class Relay:
         sent: Sent,
         on_done: Callable[[Reply | EngineryError | None], None],
         relays: set[Relay],
+        now: Callable[[], float] = monotonic,
     ) -> None:
         assert client.transport is not None
         self.lease = lease
+        self._now = now
         self._relays = relays
         self.sent = sent
         self.on_body: Callable[[bytes], None] = self._collected
@@ -152,7 +156,6 @@ class Relay:
         self._write: Callable[[bytes], object] = client.transport.write
         self._upstream = upstream
         self._on_done: Callable[[Reply | EngineryError | None], None] | None = on_done
-        self._loop = asyncio.get_running_loop()
         self._head: ResponseHead | None = None
         self._walk = ChunkWalk()
         self._body: Body | None = None
@@ -165,7 +168,7 @@ class Relay:
         """The client has a head, so that only the body can tell an error."""
         self._explaining: asyncio.Task[None] | None = None
         self._paused = False
-        self._began = self._loop.time()
+        self._began = self._now()
         self._first_byte_at: float | None = None
         self._reads = 0
         self._looked = (-1, self._began)
@@ -179,7 +182,7 @@ class Relay:
     def on_head(self, head: ResponseHead) -> None:
         """See `Exchange`."""
         self._head = head
-        self._first_byte_at = self._loop.time()
+        self._first_byte_at = self._now()
         self._reads += 1
         streams = head.status < 400 and head.get(b"content-type").startswith(_EVENT_STREAM)
         if streams and head.framing.chunked and self.sent.chunked:
@@ -204,7 +207,9 @@ class Relay:
         self.lease.release(Outcome.ENGINE_ERROR)
         # the connection breaks a moment before anybody has seen the process end
         cause = ConnectionResetError("it closed the connection") if error is None else error
-        self._explaining = self._loop.create_task(self._explain(cause), name="why it broke")
+        self._explaining = asyncio.get_running_loop().create_task(
+            self._explain(cause), name="why it broke"
+        )
 
     # -- the three ways of a body ----------------------------------------------------------------------
 
@@ -326,7 +331,7 @@ class Relay:
         done, self._on_done = self._on_done, None
         if done is None:
             return
-        now, first = self._loop.time(), self._first_byte_at
+        now, first = self._now(), self._first_byte_at
         done(
             Reply(
                 200 if self._head is None or self.sent.committed else self._head.status,
@@ -386,14 +391,14 @@ class Relay:
         """The client reads more slowly than the engine writes."""
         if not self._paused:
             self._paused = True
-            self._unread = (self._transport.get_write_buffer_size(), self._loop.time())
+            self._unread = (self._transport.get_write_buffer_size(), self._now())
             self._upstream.pause()
 
     def resume(self) -> None:
         """The client has caught up."""
         if self._paused:
             self._paused = False
-            self._looked = (-1, self._loop.time())
+            self._looked = (-1, self._now())
             self._upstream.resume()
 
     def look(self, now: float) -> EngineTimeout | None:

@@ -19,6 +19,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from time import monotonic
 from typing import Protocol, cast
 
 from enginery.errors import BadEngineReply, EngineUnreachable
@@ -238,7 +239,7 @@ class _EnginePool:
     def keep(self, upstream: Upstream, rest: float) -> None:
         """It is idle again, and free in ``rest`` seconds."""
         if len(self._idle) + len(self._resting) < self._kept:
-            upstream.free_at = asyncio.get_running_loop().time() + rest
+            upstream.free_at = monotonic() + rest
             (self._resting if rest else self._idle).append(upstream)
         elif upstream.transport is not None:
             upstream.transport.abort()

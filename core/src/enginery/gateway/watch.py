@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 
 from enginery.engine.catalog import Limits
 from enginery.errors import EngineTimeout
@@ -72,4 +73,4 @@ class Watch:
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self._every, self._tick)
-        self.look(loop.time())
+        self.look(monotonic())
