@@ -11,8 +11,11 @@ from enginery.engine.scheduler import EngineScheduler, SchedulingLimits
 from enginery.engine.seam import (
     Action,
     Cancelled,
+    Cleared,
+    Condemned,
     Event,
     Evict,
+    Examine,
     Exited,
     Failed,
     Grant,
@@ -36,6 +39,7 @@ from enginery.engine.seam import (
 from enginery.errors import (
     EngineCrashed,
     EngineStartFailed,
+    EngineTimeout,
 )
 from enginery.lifecycle import State
 from enginery.values import Variant
@@ -61,6 +65,7 @@ class World:
         self.now = 0.0
         self.load_takes, self.stop_takes = 2.0, 0.5
         self.load_fails = False
+        self.is_stuck = False
         self.ids = count(1)
         self.due: list[tuple[float, int, Callable[[], None]]] = []
         self.order = count()
@@ -167,7 +172,10 @@ class World:
                 self.asleep.discard(instance)
                 self.check_room()
                 self.at(0.3, lambda: self.woke(instance, generation))
+            case Examine(instance, generation):
+                self.at(0.4, lambda: self.examined(instance, generation))
             case Grant(request):
+                assert action.instance not in self.suspects(), "lease on what is suspect"
                 self.answer(request.id, action)
                 assert (action.instance, action.generation) in self.ready, (
                     "lease on what is not ready"
@@ -215,6 +223,18 @@ class World:
         if self.processes.get(instance) == generation and not self.is_stopping(instance):
             self.ready.add((instance, generation))
             self.tell(Woke(instance, generation))
+
+    def examined(self, instance: str, generation: int) -> None:
+        if self.processes.get(instance) != generation or self.is_stopping(instance):
+            return
+        if self.is_stuck:
+            error = EngineTimeout(f"{instance} did not generate one token")
+            self.tell(Condemned(instance, generation, error))
+        else:
+            self.tell(Cleared(instance, generation))
+
+    def suspects(self) -> set[str]:
+        return {view.variant.id for view in self.scheduler.instances() if view.suspect}
 
     def check_room(self) -> None:
         """Nobody is started or woken where there is no room."""

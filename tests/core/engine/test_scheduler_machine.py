@@ -10,6 +10,7 @@ from enginery.engine.roster import Traits
 from enginery.engine.scheduler import SchedulingLimits
 from enginery.engine.seam import (
     ShutdownAsked,
+    Suspected,
     Tick,
     Unhealthy,
     UnloadAsked,
@@ -69,6 +70,14 @@ class Scheduling(RuleBasedStateMachine):
         instance, generation = next(iter(self.world.ready))
         self.world.tell(Unhealthy(instance, generation))
 
+    @precondition(lambda self: self.world.ready)
+    @rule(stuck=st.booleans())
+    def the_engine_falls_silent(self, stuck):
+        self.world.bounded = False
+        self.world.is_stuck = stuck
+        instance, generation = next(iter(self.world.ready))
+        self.world.tell(Suspected(instance, generation))
+
     @rule(models=st.sets(st.sampled_from("abcd"), min_size=1), drain=st.booleans())
     def somebody_unloads(self, models, drain):
         self.world.bounded = False  # an order from outside may take anybody's turn
@@ -86,7 +95,7 @@ class Scheduling(RuleBasedStateMachine):
         world = getattr(self, "world", None)
         if world is None:
             return
-        world.load_fails = False
+        world.load_fails = world.is_stuck = False
         for _ in range(80):
             for request_id in list(world.open):
                 world.release(request_id)

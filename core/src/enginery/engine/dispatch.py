@@ -26,6 +26,7 @@ from enginery.engine.seam import (
     Cancelled,
     Event,
     Evict,
+    Examine,
     Grant,
     InstanceView,
     Moved,
@@ -46,7 +47,7 @@ from enginery.engine.seam import (
     Wake,
     WakeMeAt,
 )
-from enginery.errors import EngineEvicted, EngineryError, ShuttingDown
+from enginery.errors import EngineBusy, EngineEvicted, EngineryError, ShuttingDown
 from enginery.lifecycle import STATES, State
 from enginery.values import Variant
 
@@ -157,6 +158,7 @@ class Dispatcher:
         Raises:
             EngineEvicted: the engine is not there any more.
             EngineCrashed: it ended by itself.
+            EngineBusy: it fell silent, and is asked for a token before anybody else may have it.
         """
         now = self.clock.now()
         request = QueuedRequest(next(self._ids), (variant,), now, now)
@@ -166,6 +168,8 @@ class Dispatcher:
         known = self.failure(variant)
         if known is not None:
             raise known
+        if any(v.suspect and v.variant.id == variant.id for v in self.scheduler.instances()):
+            raise EngineBusy(f"{variant.id} fell silent and is being examined", retry_after=1.0)
         raise EngineEvicted(
             f"{variant.id} is not loaded any more: call ensure_engine again", retry_after=1.0
         )
@@ -238,7 +242,7 @@ class Dispatcher:
 
     def _carry_out(self, action: Action) -> None:
         match action:
-            case Start() | Stop() | Sleep() | Wake() | Probe():
+            case Start() | Stop() | Sleep() | Wake() | Probe() | Examine():
                 self._order(action)
             case Grant(request):
                 answer = self._waiting.get(request.id)
@@ -269,7 +273,7 @@ class Dispatcher:
                 tick = partial(self.tell, Tick())
                 self._timer = None if when is None else self.clock.call_at(when, tick)
 
-    def _order(self, order: Start | Stop | Sleep | Wake | Probe) -> None:
+    def _order(self, order: Start | Stop | Sleep | Wake | Probe | Examine) -> None:
         if isinstance(order, Start):
             new = self._new_instance(order.variant, order.generation, self.tell)
             self.instances[order.instance] = new
@@ -285,6 +289,8 @@ class Dispatcher:
                 instance.wake()
             case Probe():
                 instance.probe()
+            case Examine():
+                instance.examine()
 
     def _granted(self, grant: Grant) -> Lease:
         instance = self.instances[grant.instance]

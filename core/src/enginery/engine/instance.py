@@ -16,10 +16,13 @@ from dataclasses import dataclass
 
 from enginery.engine.clock import Clock
 from enginery.engine.command import command_for
+from enginery.engine.examination import examine
 from enginery.engine.launchers import EngineHandle, Launcher
 from enginery.engine.ownership import Whose, whose_server
 from enginery.engine.readiness import wait_until_ready
 from enginery.engine.seam import (
+    Cleared,
+    Condemned,
     Event,
     Exited,
     Failed,
@@ -54,11 +57,12 @@ log = logging.getLogger("enginery.engine")
 
 @dataclass(frozen=True, slots=True)
 class LoadLimits:
-    """Seconds: without progress while loading, loading in all, and the stop plan's waits in sum."""
+    """Seconds: without progress while loading, loading in all, the stop plan's waits in sum, one token."""
 
     load_stall: float = 60.0
     load_cap: float = 1800.0
     stop_timeout: float = 15.0
+    examination: float = 30.0
 
 
 class _PortTaken(EngineStartFailed):
@@ -111,7 +115,7 @@ class EngineInstance:
         self._free_ready: Mapping[str, int] = {}
         self._taken: Mapping[str, int] = {}
         self._life: asyncio.Task[None] | None = None
-        self._nap: asyncio.Task[None] | None = None
+        self._errands: set[asyncio.Task[None]] = set()
         self._stopper: asyncio.Task[None] | None = None
 
     @property
@@ -148,24 +152,38 @@ class EngineInstance:
 
     def sleep(self, level: int) -> None:
         """Begin to give memory back; `Slept` or `SleepFailed` follows."""
-        name, generation = self.variant.id, self.generation
-        self._rest(lambda engine: self.hooks.sleep(engine, level), Slept(name, generation))
+        done = Slept(self.variant.id, self.generation)
+        self._run(lambda engine: self.hooks.sleep(engine, level), done, SleepFailed)
 
     def wake(self) -> None:
         """Begin to take memory again; `Woke` or `SleepFailed` follows."""
-        self._rest(self.hooks.wake_up, Woke(self.variant.id, self.generation))
+        self._run(self.hooks.wake_up, Woke(self.variant.id, self.generation), SleepFailed)
 
-    def _rest(self, call: Callable[[RunningEngine], Awaitable[None]], done: Event) -> None:
+    def examine(self) -> None:
+        """Have it generate one token; `Cleared` or `Condemned` follows."""
+        patience, done = self._limits.examination, Cleared(self.variant.id, self.generation)
+        self._run(
+            lambda engine: examine(self.hooks, engine, patience, self._clock), done, Condemned
+        )
+
+    def _run(
+        self,
+        call: Callable[[RunningEngine], Awaitable[None]],
+        done: Event,
+        failed: type[SleepFailed | Condemned],
+    ) -> None:
         async def run() -> None:
             try:
                 await call(self._running())
             except EngineryError as error:
-                self._report(SleepFailed(self.variant.id, self.generation, error))
+                self._report(failed(self.variant.id, self.generation, error))
             else:
                 self._report(done)
 
         loop = asyncio.get_running_loop()
-        self._nap = loop.create_task(run(), name=f"rest {self.variant.id}")
+        errand = loop.create_task(run(), name=f"errand {self.variant.id}")
+        self._errands.add(errand)
+        errand.add_done_callback(self._errands.discard)
 
     def _running(self) -> RunningEngine:
         """What hooks that do I/O get."""
@@ -177,7 +195,7 @@ class EngineInstance:
 
     async def ended(self) -> None:
         """Returns when no task of this instance is left."""
-        tasks = [task for task in (self._life, self._stopper, self._nap) if task is not None]
+        tasks = [task for task in (self._life, self._stopper, *self._errands) if task is not None]
         if tasks:
             await asyncio.wait(tasks)
 
@@ -332,7 +350,7 @@ class EngineInstance:
 
     async def _end(self) -> None:
         """Whatever it was doing, stop it."""
-        for task in (self._life, self._nap):
+        for task in (self._life, *self._errands):
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})

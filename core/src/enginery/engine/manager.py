@@ -27,7 +27,7 @@ from enginery.engine.lease import Lease
 from enginery.engine.roster import Traits
 from enginery.engine.router import Route, Router
 from enginery.engine.scheduler import EngineScheduler, SchedulingLimits
-from enginery.engine.seam import Event, Unhealthy
+from enginery.engine.seam import Event, Suspected, Unhealthy
 from enginery.engine.status import InstanceStatus, status_row
 from enginery.engine.transport import HttpTransport
 from enginery.errors import ConfigError, EngineLeaked, EngineryError, PluginError
@@ -40,6 +40,8 @@ __all__ = ["EngineManager", "InstanceStatus", "Route"]
 
 PROBE_AFTER = (0.0, 0.25, 1.0)
 LAST_RESORT = 10.0
+EXAMINATION = 30.0
+"""Seconds that an engine which fell silent gets for one token; `first_byte` where that is less."""
 
 log = logging.getLogger("enginery.manager")
 
@@ -247,8 +249,11 @@ class EngineManager:
         return None
 
     def suspect(self, lease: Lease) -> None:
-        """The leased engine fell silent in the middle of a request: see whether it still generates."""
-        log.warning("%s is suspect", lease.variant.id)
+        """The leased engine fell silent in the middle of a request: see whether it still generates.
+
+        It gets no new lease before it has generated one token; if it does not, it is restarted.
+        """
+        self._dispatcher.tell(Suspected(lease.instance, lease.generation))
 
     # -- loading and unloading -----------------------------------------------------------------
 
@@ -390,7 +395,12 @@ class EngineManager:
             AttachLauncher() if variant.attached else self._launcher,
             transport=self._transport,
             clock=self._clock,
-            limits=LoadLimits(limits.load_stall, limits.load_cap, limits.stop_timeout),
+            limits=LoadLimits(
+                limits.load_stall,
+                limits.load_cap,
+                limits.stop_timeout,
+                min(EXAMINATION, limits.first_byte),
+            ),
             report=report,
             on_progress=partial(self._progress, variant),
         )

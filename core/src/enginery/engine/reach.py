@@ -28,6 +28,8 @@ def told(roster: Roster, one: Instance, event: Event, now: float) -> EngineryErr
     if not one.traits.attached:
         return None
     match event, one.state:
+        case Ready(), State.UNREACHABLE if one.suspect:
+            roster.suspect(one, one.reason)  # its good health proves nothing any more
         case Ready(), State.UNREACHABLE:
             roster.found(one, now)
         case Ready(), State.READY:

@@ -14,6 +14,7 @@ from enginery.engine.restarts import RestartRecord
 from enginery.engine.seam import (
     Action,
     Evict,
+    Examine,
     Grant,
     InstanceView,
     Moved,
@@ -71,6 +72,8 @@ class Instance:
     drain_until: float = 0.0
     drain_to_sleep: bool = False
     probing: bool = False
+    suspect: bool = False
+    examined: bool = False
     reason: str = ""
     error: EngineryError | None = None
     measured: Mapping[str, int] | None = None
@@ -136,6 +139,7 @@ class Instance:
             retry_at=self.record.retry_at if self.state is State.FAILED else None,
             quarantined=self.record.quarantined,
             ttl=self.traits.ttl if not self.traits.pin else None,
+            suspect=self.suspect,
         )
 
 
@@ -184,6 +188,27 @@ class Roster:
         """Have an attached one looked at."""
         one.probing = True
         self.out.append(Probe(one.variant.id, one.generation))
+
+    def suspect(self, one: Instance, reason: str) -> None:
+        """It fell silent, or is known to have: no new leases before it has generated a token."""
+        if not one.suspect:
+            one.suspect = True
+            self._note(one, reason)
+        if not one.examined:
+            one.examined = True
+            self.out.append(Examine(one.variant.id, one.generation))
+
+    def clear(self, one: Instance, now: float) -> None:
+        """It generates."""
+        one.suspect = one.examined = False
+        if one.state is State.UNREACHABLE:
+            self.found(one, now)
+        else:
+            self._note(one, "")
+
+    def _note(self, one: Instance, reason: str) -> None:
+        one.reason = reason
+        self.out.append(Moved(one.variant, one.generation, one.state, one.state, reason))
 
     def found(self, one: Instance, now: float) -> None:
         """An attached one answers again."""
@@ -273,6 +298,8 @@ class Roster:
         one.since = now
         one.reason = reason
         one.probing = False
+        if one.state not in {State.READY, State.UNREACHABLE}:
+            one.suspect = one.examined = False
         if one.state is State.READY:
             one.ready_at = one.idle_since = now
         self.out.append(Moved(one.variant, one.generation, before, one.state, reason))

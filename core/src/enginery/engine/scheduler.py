@@ -14,6 +14,7 @@ are started, or requests forwarded. Who fits beside whom is `placement`'s, when 
 * A load that everybody left goes on, unless another model needs its room: a client that times out and tries
   again finds it further on, not back at the start.
 * An engine that failed is not started again before its back-off is over; who asks for it by name does not wait.
+* An engine that fell silent gets no new lease before it has generated a token; one that does not is restarted.
 * A server that somebody else runs takes no room and makes none. While it is out of reach, each request has it
   looked at, and gets its lease or its error from what is seen then.
 
@@ -26,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from enginery.engine import reach, refusals
+from enginery.engine import reach, refusals, suspicion
 from enginery.engine.placement import Bytes, Placement, place
 from enginery.engine.queue import Group, RequestQueue
 from enginery.engine.restarts import RestartPolicy, RestartRecord
@@ -138,7 +139,7 @@ class EngineScheduler:
             return None
         for variant in request.candidates:
             one = self._roster.instances.get(variant.id)
-            if one is not None and one.state is State.READY:
+            if one is not None and one.state is State.READY and not one.suspect:
                 return self._roster.lease(request, one, now)
         return None
 
@@ -174,6 +175,7 @@ class EngineScheduler:
         if one is None or one.generation != getattr(event, "generation", None):
             return
         lost = reach.told(self._roster, one, event, now)
+        lost = suspicion.told(self._roster, one, event, now) or lost
         if lost is not None:
             self._turn_away(one, lost)
         match event, one.state:
@@ -251,7 +253,7 @@ class EngineScheduler:
             if self._closing is not None:
                 self._close(one, now)
             elif one.state is State.READY:
-                for request in self._queue.take_for(one.variant.id):
+                for request in () if one.suspect else self._queue.take_for(one.variant.id):
                     self._roster.out.append(self._roster.lease(request, one, now))
                 self._rest(one, now)
             elif one.state is State.ASLEEP and self._is_over(one.traits.ttl, one, now):

@@ -19,8 +19,11 @@ from enginery.values import Variant
 __all__ = [
     "Action",
     "Cancelled",
+    "Cleared",
+    "Condemned",
     "Event",
     "Evict",
+    "Examine",
     "Exited",
     "Failed",
     "Grant",
@@ -44,6 +47,7 @@ __all__ = [
     "Stop",
     "StopFailed",
     "Stopped",
+    "Suspected",
     "Tick",
     "Unhealthy",
     "UnloadAsked",
@@ -216,6 +220,31 @@ class Unhealthy:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspected:
+    """The instance fell silent in the middle of a request, and nothing else of it moves."""
+
+    instance: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """An `Examine` found that it generates."""
+
+    instance: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Condemned:
+    """An `Examine` got no token in time."""
+
+    instance: str
+    generation: int
+    error: EngineryError
+
+
+@dataclass(frozen=True, slots=True)
 class UnloadAsked:
     """Stop these instances; `Unloaded` answers. ``drain`` False: leases are evicted at once."""
 
@@ -251,6 +280,9 @@ Event = (
     | SleepFailed
     | MemoryMeasured
     | Unhealthy
+    | Suspected
+    | Cleared
+    | Condemned
     | UnloadAsked
     | ShutdownAsked
     | Tick
@@ -304,6 +336,14 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class Examine:
+    """Have the instance generate one token; answered by `Cleared` or `Condemned`."""
+
+    instance: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """The request has its lease. Waited ``queue_s`` for others and ``swap_s`` for this engine."""
 
@@ -341,7 +381,7 @@ class Unloaded:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """For the record: an instance went from one state to another."""
+    """For the record: an instance went from one state to another, or came under suspicion in it."""
 
     variant: Variant
     generation: int
@@ -357,7 +397,20 @@ class WakeMeAt:
     when: float | None
 
 
-Action = Start | Stop | Sleep | Wake | Probe | Grant | Reject | Evict | Unloaded | Moved | WakeMeAt
+Action = (
+    Start
+    | Stop
+    | Sleep
+    | Wake
+    | Probe
+    | Examine
+    | Grant
+    | Reject
+    | Evict
+    | Unloaded
+    | Moved
+    | WakeMeAt
+)
 
 
 # -- the one who decides ----------------------------------------------------------------------
@@ -380,6 +433,7 @@ class InstanceView:
     retry_at: float | None
     quarantined: bool
     ttl: float | None
+    suspect: bool = False
 
 
 class Scheduler(Protocol):
