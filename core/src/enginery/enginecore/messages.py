@@ -43,8 +43,8 @@ class RequestType(IntEnum):
 
     ADD_REQUEST = 0
     ABORT_REQUESTS = 1
-    HELLO = 7
     UTILITY = 3
+    HELLO = 7
     SHUTDOWN = 9
 
 
