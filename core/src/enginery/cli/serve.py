@@ -9,8 +9,8 @@ import click
 
 from enginery.cli.session import run_async, set_up_logging, settings_options
 from enginery.engine.manager import EngineManager
-from enginery.errors import ConfigError
 from enginery.gateway import Gateway
+from enginery.gateway.access import check_exposure
 from enginery.settings import load_settings
 
 __all__ = ["serve"]
@@ -42,7 +42,8 @@ async def serve(
     settings = load_settings(config or config_path)
     manager = EngineManager(settings)
     manager.catalog.check_all()
-    _check_address(host or settings.server.host)
+    server = settings.server
+    check_exposure(server.model_copy(update={"host": host or server.host}))
     async with manager, Gateway(manager, host=host, port=port) as gateway:
         _spare_the_collector()
         click.echo(f"Serving {_several(len(settings.models))} at {gateway.base_url}", err=True)
@@ -61,14 +62,3 @@ def _spare_the_collector() -> None:
 
 def _several(count: int) -> str:
     return "1 model" if count == 1 else f"{count} models"
-
-
-def _check_address(host: str) -> None:
-    from enginery.settings.server import ServerSettings
-
-    if not ServerSettings(host=host).local_only:
-        raise ConfigError(
-            f"{host} is not an address of this machine alone; until requests are checked for keys, "
-            "the gateway listens on loopback only",
-            param="server.host",
-        )

@@ -19,7 +19,10 @@ from enginery.gateway.error_replies import error_reply
 from enginery.gateway.framing import CHUNKED_END, chunk
 from enginery.gateway.relay import Client, Sent
 
-__all__ = ["AlreadySent", "StreamAnswer", "error_response", "json_response", "raw_error"]
+__all__ = ["SERVER", "AlreadySent", "StreamAnswer", "error_response", "json_response", "raw_error"]
+
+SERVER = "enginery"
+"""What we call ourselves; aiohttp would tell its version, and Python's."""
 
 
 class AlreadySent(web.StreamResponse):
@@ -95,7 +98,8 @@ def json_response(
 ) -> web.Response:
     """A reply of ours in JSON."""
     raw = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
-    return web.Response(body=raw, status=status, headers=headers, content_type="application/json")
+    own = {"Server": SERVER, **(headers or {})}
+    return web.Response(body=raw, status=status, headers=own, content_type="application/json")
 
 
 def error_response(

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
+from enginery.api.endings import api_of
 from enginery.engine.manager import EngineManager
 from enginery.errors import (
     BodyTooLarge,
@@ -26,8 +27,10 @@ from enginery.errors import (
     EngineTimeout,
     MethodNotAllowed,
 )
-from enginery.gateway.answers import error_response
+from enginery.gateway.access import Access, check_exposure, own_addresses
+from enginery.gateway.answers import SERVER, error_response
 from enginery.gateway.connection import GatewayServer
+from enginery.gateway.doorway import enter, let_read
 from enginery.gateway.fast import FastPath
 from enginery.gateway.handler import InferenceHandler
 from enginery.gateway.held import HEARTBEAT
@@ -37,6 +40,7 @@ from enginery.gateway.relay import Relay
 from enginery.gateway.request_head import REQUEST_ID, request_id_of
 from enginery.gateway.upstreams import UpstreamPool
 from enginery.gateway.watch import Watch
+from enginery.settings import ServerSettings
 
 __all__ = ["Gateway"]
 
@@ -74,6 +78,7 @@ class Gateway:
         self.manager = manager
         server = manager.settings.server
         self._host = server.host if host is None else host
+        self._access = self._access_of(server)
         self._port = server.port if port is None else port
         self._fast = fast
         self._pool = UpstreamPool()
@@ -87,8 +92,23 @@ class Gateway:
             body_limit=server.body_limit,
             heartbeat=heartbeat,
         )
+        self._short_way: FastPath | None = None
         self._runner: _Runner | None = None
         self._site: web.TCPSite | None = None
+
+    def adopt(self, server: ServerSettings) -> None:
+        """Live by these settings from the next request on: keys, hosts, origins and limits.
+
+        The address stays. A request that is under way ends as it began.
+
+        Raises:
+            ConfigError: they would open what listens to everybody.
+        """
+        check_exposure(server.model_copy(update={"host": self._host}))
+        self._access = self._access_of(server)
+        self._handler.body_limit = server.body_limit
+        if self._short_way is not None:
+            self._short_way.forget()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -119,17 +139,22 @@ class Gateway:
         """Listen.
 
         Raises:
-            ConfigError: the address cannot be listened on.
+            ConfigError: the address cannot be listened on, or everybody could use it; see `check_exposure`.
         """
+        check_exposure(self.manager.settings.server.model_copy(update={"host": self._host}))
         app = web.Application(middlewares=[self._every_request])
         self._models.add_to(app)
         app.router.add_route("*", "/{path:.*}", self._other, expect_handler=_expected)
-        fast = None
         if self._fast:
-            fast = FastPath(self._inference, self._pool, self._watch, lambda _: True)
+            self._short_way = FastPath(
+                self._inference,
+                self._pool,
+                self._watch,
+                lambda fields: self._access.admits(fields),  # noqa: PLW0108  # it is replaced by `adopt`
+            )
         self._runner = _Runner(
             app,
-            fast,
+            self._short_way,
             handler_cancellation=True,
             access_log=None,
             keepalive_timeout=KEEP_ALIVE,
@@ -164,16 +189,18 @@ class Gateway:
 
     @web.middleware
     async def _every_request(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Gives each request its id, and each error its shape."""
+        """Looks who asks; gives each request its id, and each error its shape."""
         request_id = request[REQUEST_ID] = request_id_of(request.headers.get("x-request-id"))
         try:
-            response = await handler(request)
+            response = enter(self._access, request) or await handler(request)
         except EngineryError as error:
-            response = error_response(error)
+            response = error_response(error, api_of(request.path))
         except web.HTTPException as error:
             response = error_response(_translated(error, request))
         if not response.prepared:
             response.headers["x-request-id"] = request_id
+            response.headers["Server"] = SERVER
+            let_read(request, response)
         return response
 
     async def _other(self, request: web.Request) -> web.StreamResponse:
@@ -190,9 +217,19 @@ class Gateway:
             return response
         raise EndpointNotSupported(f"there is nothing at {request.path}")
 
+    def _access_of(self, server: ServerSettings) -> Access:
+        return Access(server, own_addresses(self._host))
+
     def _stalled(self, relay: Relay, error: EngineTimeout) -> None:
+        """Suspect, unless the same engine still sends to others: then it is merely busy."""
         log.warning("%s", error.message)
-        self.manager.suspect(relay.lease)
+        lease, now = relay.lease, asyncio.get_running_loop().time()
+        engine = lease.instance, lease.generation
+        if not any(
+            (other.lease.instance, other.lease.generation) == engine and other.flows(now)
+            for other in self._watch.relays
+        ):
+            self.manager.suspect(lease)
 
 
 class _Runner(web.AppRunner):

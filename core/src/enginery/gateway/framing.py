@@ -51,7 +51,7 @@ _CONNECTIONS_OWN = frozenset(
 )
 """Fields that hold from one connection to the next only."""
 
-_NOT_RELAYED = (b"access-control-", b"set-cookie", b"x-request-id", b"strict-transport")
+_NOT_RELAYED = (b"access-control-", b"set-cookie", b"x-request-id", b"strict-transport", b"server")
 """Fields that speak for the engine's own address, not for ours."""
 
 _LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: (\d{1,15})(?=\r\n|\Z)")

@@ -8,6 +8,7 @@ nothing but the body, so both doors use them: aiohttp's handler (`serve`) and th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -18,7 +19,8 @@ from enginery.api.endings import Api, api_of
 from enginery.engine.catalog import ModelEntry
 from enginery.engine.lease import Lease
 from enginery.engine.manager import EngineManager, Route
-from enginery.errors import EndpointNotSupported, EngineryError, InvalidRequest
+from enginery.errors import EndpointNotSupported, EngineryError, InvalidRequest, ModelNotFound
+from enginery.gateway.access import Visitor
 from enginery.gateway.relay import Reply
 from enginery.plugins import EngineHooks
 from enginery.values import Endpoint, EngineRequest, ResponseTransform, Variant
@@ -121,6 +123,22 @@ class Inference:
         request = EngineRequest(path, body.object, stream)
         route = self.manager.route(request, entry, fitting)
         return Wanted(request, body, api_of(path), route)
+
+    def check_allowed(self, visitor: Visitor, model: str) -> None:
+        """Whether ``visitor`` may use ``model``; what it may not use does not exist for it.
+
+        Raises:
+            ModelNotFound: it may not, or there is none; the names that it may use are in the message.
+        """
+        if visitor.models is None:
+            return
+        catalog = self.manager.catalog
+        with suppress(EngineryError):
+            entry = catalog.resolve(model)
+            if visitor.may_use(entry.name, entry.aliases):
+                return
+        mine = ", ".join(sorted(visitor.models)) or "none"
+        raise ModelNotFound(f"no model {model!r}; with this key: {mine}", param="model")
 
     def outgoing(self, wanted: Wanted, lease: Lease) -> Outgoing:
         """What the leased engine gets.

@@ -13,7 +13,9 @@ from aiohttp import web
 from enginery.api.openai import models_list
 from enginery.engine.manager import EngineManager
 from enginery.errors import EngineryError, ModelNotFound
+from enginery.gateway.access import Visitor
 from enginery.gateway.answers import json_response
+from enginery.gateway.doorway import visitor_of
 from enginery.lifecycle import STATES, State
 from enginery.values import JSONObject
 
@@ -56,17 +58,19 @@ class ModelRoutes:
         """Whether a GET of ``path`` is answered here."""
         return path in self._routes or path.startswith("/v1/models/")
 
-    async def list_models(self, _: web.Request) -> web.Response:
-        """Every model that can be asked for, in the settings' order."""
-        return json_response(models_list(self._cards()))
+    async def list_models(self, request: web.Request) -> web.Response:
+        """Every model that this client may ask for, in the settings' order."""
+        return json_response(models_list(self._cards(visitor_of(request))))
 
     async def show_model(self, request: web.Request) -> web.Response:
         """One model, by name or alias."""
-        entry = self._manager.catalog.resolve(request.match_info["model"])
-        for card in self._cards():
-            if card["id"] == entry.name:
+        name, visitor = request.match_info["model"], visitor_of(request)
+        if visitor.models is None:
+            name = self._manager.catalog.resolve(name).name
+        for card in self._cards(visitor):
+            if name in {card["id"], *card["aliases"]}:
                 return json_response(card)
-        raise ModelNotFound(f"there is no model {entry.name!r}")
+        raise ModelNotFound(f"there is no model {name!r}", param="model")
 
     async def health(self, _: web.Request) -> web.Response:
         """200 while the gateway takes requests, whatever its engines do."""
@@ -84,7 +88,7 @@ class ModelRoutes:
         status = "ok" if ok else "draining" if self.draining else "starting"
         return json_response({"status": status}, status=200 if ok else 503)
 
-    def _cards(self) -> list[JSONObject]:
+    def _cards(self, visitor: Visitor) -> list[JSONObject]:
         catalog = self._manager.catalog
         states: dict[str, list[str]] = {}
         for row in self._manager.status():
@@ -109,5 +113,6 @@ class ModelRoutes:
                 card.update(
                     context_length=longest, max_model_len=longest, aliases=list(entry.aliases)
                 )
-            cards.append(card)
+            if visitor.may_use(name, card["aliases"]):
+                cards.append(card)
         return cards

@@ -26,7 +26,7 @@ TEXT_FIELDS = frozenset(
 )
 """Fields of a model or a variant that hold text, alone, in a list or in a mapping."""
 
-_SERVER_TEXT = frozenset({"admin_keys", "allowed_hosts", "api_keys", "host"})
+_SERVER_TEXT = frozenset({"admin_keys", "allowed_hosts", "allowed_origins", "api_keys", "host"})
 
 MAX_VALUES = 100_000
 """A file of nested aliases grows without bound when it is read; no real one comes near this."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from enginery.settings.document import read_document
 from enginery.settings.environment import read_environment
 from enginery.settings.places import Layer, Place, marks_of
 from enginery.settings.schema import Settings
+from enginery.settings.secrets import read_secret_files
 
 __all__ = ["CONFIG_VARIABLE", "FILE_NAME", "load_settings", "search_path"]
 
@@ -44,12 +46,14 @@ def load_settings(
     environ = os.environ if environ is None else environ
     named = path or environ.get(CONFIG_VARIABLE)
     file = Path(named) if named else next(filter(Path.is_file, search_path(environ)), None)
-    flags = dict(overrides or {})
+    flags = deepcopy(dict(overrides or {}))  # files of secrets are filled in
     flag_layer = Layer(flags, marks_of(flags, Place("command line")))
     file_layer = Layer()
     if file is not None:
         file_layer = read_document(_text(file), str(file), environ)
     environment = read_environment(environ, file_layer.values)
+    for layer in (flag_layer, environment, file_layer):
+        read_secret_files(layer)
     return Settings(_read=(flag_layer, environment, file_layer), _file=file)
 
 

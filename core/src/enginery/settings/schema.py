@@ -185,7 +185,8 @@ class VariantSettings(Section):
     )
     api_key: Annotated[SecretStr, Field(min_length=1)] | None = Field(
         None,
-        description="With `url` alone: the key that its server wants; best written as `${env.NAME}`.",
+        description="With `url` alone: the key that its server wants; best written as `${env.NAME}` or "
+        "`file:PATH`.",
     )
     upstream_model: Text | None = Field(
         None,
