@@ -36,8 +36,9 @@ DISTURBED = 0.2
 """CPUs' worth of work by others during a sample."""
 
 LOADS: Mapping[str, Sequence[str]] = {
-    "one": ("-m", "json", "-c", "1"),
-    "many": ("-m", "json", "-c", "64"),
+    # the fake engine's whole reply says that it has 64 tokens: folded, it comes in as many chunks
+    "one": ("-m", "json", "-c", "1", "-N", "64"),
+    "many": ("-m", "json", "-c", "64", "-N", "64"),
     "streams": ("-m", "stream", "-c", "64", "-N", "64", "-D", "5000"),
 }
 
