@@ -20,6 +20,7 @@ from enginery.errors import (
     ConfigError,
     EngineClosedError,
     EngineDeadError,
+    EngineLeaked,
     EngineStartFailed,
     EngineTimeout,
 )
@@ -339,6 +340,31 @@ def test_an_async_client_that_no_loop_ever_used_can_be_shut_down() -> None:
     client = AsyncMPClient()
     client.shutdown()
     assert not is_alive(client.pid)
+
+
+@pytest.mark.parametrize("kind", MP)
+async def test_a_core_that_survives_sigkill_is_said_to_be_leaked(kind, monkeypatch) -> None:
+    async with Driver(kind) as driver:
+        await driver.do("add_request", request("a", LONG))
+        child = driver.client._child if kind == "sync_mp" else driver.client._link.child
+        os.kill(child.pid, signal.SIGSTOP)
+        monkeypatch.setattr(child, "_gone", lambda patience: False)  # what no test can make
+        await driver.do("shutdown", 0.05)
+        outputs = await driver.outputs()
+        assert "survives SIGKILL" in outputs[-1].error.message
+        with pytest.raises(EngineLeaked, match=str(child.pid)):
+            await driver.do("get_output")
+        child._process.wait()
+
+
+def test_a_fork_of_the_program_leaves_the_core_alone() -> None:
+    with SyncMPClient() as client:
+        pid = os.fork()
+        if pid == 0:
+            client._finalizer()  # as it would be at the fork's exit
+            os._exit(0)
+        os.waitpid(pid, 0)
+        client.check_health()
 
 
 PROGRAM = """

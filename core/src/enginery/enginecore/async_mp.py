@@ -22,7 +22,7 @@ from enginery.enginecore.client_state import ClientState
 from enginery.enginecore.config import ClientConfig
 from enginery.enginecore.messages import Capabilities, EngineCoreOutputs, EngineCoreRequest
 from enginery.enginecore.wire import ProtocolError
-from enginery.errors import EngineClosedError, EngineryError, EngineTimeout
+from enginery.errors import EngineClosedError, EngineLeaked, EngineTimeout
 from enginery.threads import in_daemon_thread
 
 __all__ = ["AsyncMPClient"]
@@ -310,12 +310,13 @@ class _Link:
                 break
         try:
             self.child.end()
-        finally:
-            self.close()
+        except EngineLeaked as leak:
+            self._cause = leak
+        self.close()
 
     def _reaped(self, ending: asyncio.Future[None]) -> None:
         error = ending.exception()
-        if isinstance(error, EngineryError):
+        if isinstance(error, EngineLeaked):
             self._cause = error
         self.close()
 
@@ -333,7 +334,9 @@ class _Link:
         self._socket.close()
         state, child = self.state, self.child
         cause = self._cause or state.last_words
-        if self._closing and (child.killed or not child.returncode):
+        if isinstance(cause, EngineLeaked):
+            state.end(cause)
+        elif self._closing and (child.killed or not child.returncode):
             state.end(EngineClosedError("the client is shut down"))
         elif state.ready:
             state.end(child.death("serving", cause))

@@ -73,6 +73,7 @@ class CoreChild:
         """As `subprocess` has it: negative is a signal's number; None while it lives, or unknown."""
         self.killed = False
         """True when we had to kill it."""
+        self._owner = os.getpid()
         self._ending = threading.Lock()
         self._over = False
         self.socket, theirs = socket.socketpair()
@@ -110,28 +111,34 @@ class CoreChild:
         Returns when nothing of it is left but the socket, which stays with whoever waits on it.
         Raises `EngineLeaked` when it does not die of SIGKILL.
         """
+        if os.getpid() != self._owner:
+            return  # a fork of our program ends, and the child is not its own
         with self._ending:
             if self._over:
                 return
-            if not self._gone(patience):
-                self.killed = True
-                self._signal(signal.SIGKILL)
-                if not self._gone(DIE):
-                    raise EngineLeaked(f"the engine core (pid {self.pid}) survives SIGKILL")
-            # not reaped yet, so the number is still its group's and nobody else's
-            self._signal(signal.SIGKILL)
-            self.returncode = self._process.wait()
             self._over = True
-            self._printed.join(LEAVE)  # the last lines; the group is dead, so this is quick
-            with suppress(OSError):
-                self._output.shutdown(socket.SHUT_RDWR)  # a descendant in another session holds it
-            self._printed.join()
-            self._output.close()
+            try:
+                if not self._gone(patience):
+                    self.killed = True
+                    self._signal(signal.SIGKILL)
+                    if not self._gone(DIE):
+                        raise EngineLeaked(f"the engine core (pid {self.pid}) survives SIGKILL")
+                # not reaped yet, so the number is still its group's and nobody else's
+                self._signal(signal.SIGKILL)
+                self.returncode = self._process.wait()
+                self._printed.join(LEAVE)  # the last lines; the group is dead, so this is quick
+            finally:
+                with suppress(OSError):
+                    self._output.shutdown(socket.SHUT_RDWR)  # somebody may hold the other end
+                # not for ever: it logs, and we may be called by somebody who holds the log's lock
+                self._printed.join(LEAVE)
+                self._output.close()
 
     def hang_up(self) -> None:
         """End the conversation: the child sees the end of the stream, and so does a reader here."""
-        with suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)
+        if os.getpid() == self._owner:  # else it is another process's conversation
+            with suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
 
     def death(self, why: str, cause: Exception | None = None) -> EngineDeadError:
         """The error that tells of the end; call it after `end`."""

@@ -22,7 +22,7 @@ from enginery.enginecore.client_state import ClientState
 from enginery.enginecore.config import ClientConfig
 from enginery.enginecore.messages import Capabilities, EngineCoreOutputs, EngineCoreRequest
 from enginery.enginecore.wire import ProtocolError
-from enginery.errors import EngineClosedError, EngineTimeout
+from enginery.errors import EngineClosedError, EngineLeaked, EngineTimeout
 
 __all__ = ["SyncMPClient"]
 
@@ -146,9 +146,14 @@ class SyncMPClient(EngineCoreClient):
         """Nothing more will come; the lock is held."""
         child, state = self._child, self._state
         child.hang_up()
-        child.end()
+        try:
+            child.end()
+        except EngineLeaked as leak:
+            cause = leak
         cause = cause or state.last_words
-        if self._closing and (child.killed or not child.returncode):
+        if isinstance(cause, EngineLeaked):
+            state.end(cause)
+        elif self._closing and (child.killed or not child.returncode):
             state.end(EngineClosedError("the client is shut down"))
         elif state.ready:
             state.end(child.death("serving", cause))
