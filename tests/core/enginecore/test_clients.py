@@ -266,8 +266,8 @@ async def test_a_reset_of_the_prefix_cache_says_whether_it_happened(slow) -> Non
     await slow.do("abort_requests", ["a"])
 
 
-async def test_the_profiler_starts_once_and_its_stop_has_a_result(driver) -> None:
-    await driver.do("profile")
+async def test_the_profiler_starts_once_and_its_stop_has_a_result(driver, tmp_path) -> None:
+    await driver.do("profile", True, str(tmp_path / "steps"))
     with pytest.raises(EngineryError):
         await driver.do("profile")
     await driver.tokens(request("a", 10))

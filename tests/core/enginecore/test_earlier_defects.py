@@ -101,13 +101,15 @@ async def test_no_output_in_time_was_an_empty_batch(kind) -> None:
 
 
 @pytest.mark.parametrize("kind", DRIVERS)
-async def test_sleep_wake_reset_profile_and_dummy_did_nothing_and_said_so_to_nobody(kind) -> None:
+async def test_sleep_wake_reset_profile_and_dummy_did_nothing_and_said_so_to_nobody(
+    kind, tmp_path
+) -> None:
     async with Driver(kind) as driver:
         await driver.do("sleep", 1)
         assert await driver.do("is_sleeping") is True
         assert await driver.do("wake_up") is True
         assert await driver.do("reset_prefix_cache") is True
-        await driver.do("profile")
+        await driver.do("profile", True, str(tmp_path / "steps"))
         await driver.do("execute_dummy_batch")
         assert await driver.do("profile", False)
     async with Driver(kind, mock_config("support.core_backends:words")) as driver:
