@@ -50,6 +50,9 @@ __all__ = ["Client", "Deadlines", "Relay", "Reply", "Sent"]
 COLLECT_LIMIT = 8 * 2**20
 """A reply that is larger is passed on before it is whole."""
 
+FLOWING = 5.0
+"""Seconds since the last bytes for which an engine is taken to be at work on a reply."""
+
 _EVENT_STREAM = b"text/event-stream"
 _COMMENTS = re.compile(rb"(?:(?::[^\r\n]*)?[\r\n])+\Z")
 
@@ -290,17 +293,25 @@ class Relay:
 
     def _end_collected(self, head: ResponseHead, body: bytes) -> None:
         assert self._body is not None
-        if head.framing.length is None and not head.framing.chunked and not body_is_complete(body):
+        refused = head.status >= 400
+        unmarked = head.framing.length is None and not head.framing.chunked
+        if unmarked and not refused and not body_is_complete(body):
             self._fail(
                 BadEngineReply(f"{self.lease.variant.id} broke off in the middle of its reply"),
                 Outcome.ENGINE_ERROR,
             )
             return
         reusable = not self._body.surplus
-        if head.status >= 400 or self._answering:
-            refused = from_engine(head, body, self.lease.hooks, self.lease.variant.id)
+        if refused:
+            error = from_engine(head, body, self.lease.hooks, self.lease.variant.id)
             outcome = Outcome.OK if head.status < 500 else Outcome.ENGINE_ERROR
-            self._fail(refused, outcome, reusable=reusable)
+            self._fail(error, outcome, reusable=reusable)
+            return
+        if self._answering:
+            whole = BadEngineReply(
+                f"{self.lease.variant.id} sent no stream, which it was asked for"
+            )
+            self._fail(whole, Outcome.OK, reusable=reusable)
             return
         self._send_whole(head, body)
         self._finish(Outcome.OK, usage_of(body[-TAIL_BYTES:], body[:TAIL_BYTES]), reusable=reusable)
@@ -400,6 +411,10 @@ class Relay:
             self._paused = False
             self._looked = (-1, self._now())
             self._upstream.resume()
+
+    def flows(self, now: float) -> bool:
+        """Whether its engine has sent something of a reply within the last seconds."""
+        return self._head is not None and now - self._looked[1] <= FLOWING
 
     def look(self, now: float) -> EngineTimeout | None:
         """Once a second: end it when a deadline has passed; the error where the engine is at fault."""
