@@ -225,7 +225,8 @@ class EngineCoreOutputs(msgspec.Struct, array_like=True, omit_defaults=True, gc=
 
     Args:
         outputs: at most one per request.
-        seq: 1, 2, … per core, of the batches that have outputs: a gap means a lost one.
+        seq: 1, 2, … per core, of the batches that have outputs. A gap: batches in between were folded into
+            this one for a slow reader, or their outputs were of requests that had ended.
         timestamp: when the step ended, monotonic seconds.
         state: the core's state after the step; clients keep it as `is_sleeping`'s cheap answer.
         stats: every second or so with ``log_stats``, see `EngineCore.get_stats`; else None.
