@@ -25,6 +25,7 @@ from enginery.errors import (
     EndpointNotSupported,
     EngineryError,
     EngineTimeout,
+    InvalidRequest,
     MethodNotAllowed,
 )
 from enginery.gateway.access import Access, check_exposure, own_addresses
@@ -192,12 +193,17 @@ class Gateway:
         """Looks who asks; gives each request its id, and each error its shape."""
         request_id = request[REQUEST_ID] = request_id_of(request.headers.get("x-request-id"))
         try:
+            unsure = _unsure(request)
+            if unsure is not None:
+                raise unsure
             response = enter(self._access, request) or await handler(request)
         except EngineryError as error:
             response = error_response(error, api_of(request.path))
         except web.HTTPException as error:
             response = error_response(_translated(error, request))
         if not response.prepared:
+            if unsure is not None:
+                response.force_close()
             response.headers["x-request-id"] = request_id
             response.headers["Server"] = SERVER
             let_read(request, response)
@@ -257,6 +263,16 @@ async def _expected(request: web.Request) -> None:
     if expected == "100-continue" and request.version >= (1, 1):
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
+
+
+def _unsure(request: web.Request) -> InvalidRequest | None:
+    """What aiohttp's parsers, the one in Python above all, let pass, and others read in another way."""
+    codings = request.headers.getall("Transfer-Encoding", [])
+    if codings and [coding.strip().lower() for coding in codings] != ["chunked"]:
+        return InvalidRequest("a body comes with a length or in chunks, in no other transfer coding")
+    if request.version.major != 1:
+        return InvalidRequest("this is a server of HTTP/1.1")
+    return None
 
 
 def _translated(error: web.HTTPException, request: web.Request) -> EngineryError:
