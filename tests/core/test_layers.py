@@ -17,7 +17,7 @@ FLOORS = [
     {"errors", "threads", "values"},
     {"lifecycle", "api", "enginecore"},
     {"hookspecs", "settings"},
-    {"defaults", "plugins"},
+    {"defaults", "importing", "plugins"},
     {"engine"},
     {"streaming"},
     {"coreserver", "gateway"},
