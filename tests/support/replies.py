@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["Got", "assert_error_shape", "read_replies"]
 
-_FIRST = re.compile(rb"HTTP/1\.[01] ([1-5]\d\d) [ -~]+\Z|HTTP/0\.9 (\d\d\d) [ -~]+\Z")
+_FIRST = re.compile(rb"HTTP/1\.[01] ([1-5]\d\d) [ -~]+\Z|HTTP/(?:0\.9|2\.0) (4\d\d) [ -~]+\Z")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ([ -~\x80-\xff]*)\Z")
 
 
