@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 
 from benchmarks import enginecore, gateway, guardian, hooks, readiness, streams, swap
@@ -25,6 +26,7 @@ def main() -> int:
     if unknown:
         print(f"no benchmark {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped
     held = [asyncio.run(BENCHMARKS[name]()) for name in names]
     return 0 if all(held) else 1
 
