@@ -55,6 +55,7 @@ ADVICE = {
     "model_not_found": "Use one of the names in the message, or `GET /v1/models`.",
     "plugin_error": "Report it to the plugin's author; `enginery plugins` names the distribution.",
     "queue_full": "Wait for `Retry-After` seconds, or raise `max_queue`.",
+    "request_timeout": "Send it again, faster; a proxy before us may have held it.",
     "shutting_down": "Ask the next instance, or ask again when this one is back.",
     "unsupported_media_type": "Send JSON, uncompressed, as `application/json`.",
     "unsupported_operation": "Use what the message names.",

@@ -26,6 +26,7 @@ TABLE = {
     "ContextLengthExceeded": (400, "context_length_exceeded", "invalid_request_error"),
     "MethodNotAllowed": (405, "method_not_allowed", "invalid_request_error"),
     "BodyTooLarge": (413, "body_too_large", "invalid_request_error"),
+    "RequestTimeout": (408, "request_timeout", "server_error"),
     "UnsupportedMediaType": (415, "unsupported_media_type", "invalid_request_error"),
     "AuthenticationFailed": (401, "invalid_api_key", "authentication_error"),
     "AccessDenied": (403, "admin_required", "permission_error"),

@@ -7,7 +7,8 @@
       │    ├─ ContextLengthExceeded  400, the prompt fits no variant
       │    ├─ MethodNotAllowed       405
       │    ├─ BodyTooLarge           413
-      │    └─ UnsupportedMediaType   415
+      │    ├─ UnsupportedMediaType   415
+      │    └─ RequestTimeout         408, the request did not come in time
       ├─ AuthenticationFailed        401
       ├─ AccessDenied                403, wrong host, origin, or an admin key is needed
       ├─ ModelNotFound               404
@@ -62,6 +63,7 @@ __all__ = [
     "ModelNotFound",
     "PluginError",
     "QueueFull",
+    "RequestTimeout",
     "ShuttingDown",
     "UnsupportedMediaType",
     "UnsupportedOperation",
@@ -176,6 +178,14 @@ class UnsupportedMediaType(InvalidRequest):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class RequestTimeout(InvalidRequest):
+    """The request's head or body did not come in time."""
+
+    status = 408
+    code = "request_timeout"
+    type = "server_error"
 
 
 class AuthenticationFailed(EngineryError):

@@ -11,6 +11,7 @@ from enginery.cli.session import run_async, set_up_logging, settings_options
 from enginery.engine.manager import EngineManager
 from enginery.gateway import Gateway
 from enginery.gateway.access import check_exposure
+from enginery.gateway.limits import raise_file_limit
 from enginery.settings import load_settings
 
 __all__ = ["serve"]
@@ -40,6 +41,7 @@ async def serve(
     if config is not None and config_path is not None:
         raise click.UsageError("give the settings file once, as CONFIG or with --config")
     settings = load_settings(config or config_path)
+    raise_file_limit()
     manager = EngineManager(settings)
     manager.catalog.check_all()
     server = settings.server

@@ -30,12 +30,14 @@ from enginery.errors import (
 )
 from enginery.gateway.access import Access, check_exposure, own_addresses
 from enginery.gateway.answers import SERVER, error_response
+from enginery.gateway.compat import CompatRoutes
 from enginery.gateway.connection import GatewayServer
 from enginery.gateway.doorway import enter, let_read
 from enginery.gateway.fast import FastPath
 from enginery.gateway.handler import InferenceHandler
 from enginery.gateway.held import HEARTBEAT
 from enginery.gateway.inference import Finished, Inference
+from enginery.gateway.limits import BodyBudget, ConnectionLimits
 from enginery.gateway.models import ModelRoutes
 from enginery.gateway.relay import Relay
 from enginery.gateway.request_head import REQUEST_ID, request_id_of
@@ -44,9 +46,6 @@ from enginery.gateway.watch import Watch
 from enginery.settings import ServerSettings
 
 __all__ = ["Gateway"]
-
-KEEP_ALIVE = 75.0
-"""Seconds for which an idle client's connection is kept."""
 
 BACKLOG = 4096
 
@@ -63,6 +62,7 @@ class Gateway:
         host, port: instead of the settings'.
         fast: use the short way for plain requests.
         heartbeat: seconds between two signs of life for a stream that waits.
+        limits: how slow clients may be, and how much they may make us hold.
         on_finished: told of every request that reached a model.
     """
 
@@ -74,6 +74,7 @@ class Gateway:
         port: int | None = None,
         fast: bool = True,
         heartbeat: float = HEARTBEAT,
+        limits: ConnectionLimits | None = None,
         on_finished: Callable[[Finished], None] = lambda _: None,
     ) -> None:
         self.manager = manager
@@ -82,8 +83,10 @@ class Gateway:
         self._access = self._access_of(server)
         self._port = server.port if port is None else port
         self._fast = fast
+        self._limits = limits = limits or ConnectionLimits()
+        self._budget = BodyBudget(limits.body_budget)
         self._pool = UpstreamPool()
-        self._watch = Watch(self._pool, self._stalled)
+        self._watch = Watch(self._pool, self._stalled, write_stall=limits.write_stall)
         self._inference = Inference(manager, on_finished)
         self._models = ModelRoutes(manager)
         self._handler = InferenceHandler(
@@ -91,6 +94,8 @@ class Gateway:
             self._pool,
             self._watch,
             body_limit=server.body_limit,
+            limits=limits,
+            budget=self._budget,
             heartbeat=heartbeat,
         )
         self._short_way: FastPath | None = None
@@ -145,23 +150,30 @@ class Gateway:
         check_exposure(self.manager.settings.server.model_copy(update={"host": self._host}))
         app = web.Application(middlewares=[self._every_request])
         self._models.add_to(app)
+        CompatRoutes(self.manager, self._inference, lambda: self._handler.body_limit).add_to(app)
         app.router.add_route("*", "/{path:.*}", self._other, expect_handler=_expected)
         if self._fast:
             self._short_way = FastPath(
                 self._inference,
                 self._pool,
                 self._watch,
+                self._budget,
                 lambda fields: self._access.admits(fields),  # noqa: PLW0108  # it is replaced by `adopt`
             )
         self._runner = _Runner(
             app,
             self._short_way,
+            self._limits,
+            self._budget,
             handler_cancellation=True,
             access_log=None,
-            keepalive_timeout=KEEP_ALIVE,
+            keepalive_timeout=self._limits.keep_alive,
             auto_decompress=False,
         )
         await self._runner.setup()
+        server = self._runner.server
+        if isinstance(server, GatewayServer):
+            self._watch.also.append(server.look)
         self._site = web.TCPSite(self._runner, self._host, self._port, backlog=BACKLOG)
         try:
             await self._site.start()
@@ -241,9 +253,18 @@ class Gateway:
 class _Runner(web.AppRunner):
     """aiohttp's runner, with a server of ours."""
 
-    def __init__(self, app: web.Application, fast: FastPath | None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        app: web.Application,
+        fast: FastPath | None,
+        limits: ConnectionLimits,
+        budget: BodyBudget,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(app, **kwargs)
         self._fast = fast
+        self._limits = limits
+        self._budget = budget
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
@@ -253,6 +274,8 @@ class _Runner(web.AppRunner):
             handler_cancellation=made.handler_cancellation,
             loop=asyncio.get_running_loop(),
             fast=self._fast,
+            limits=self._limits,
+            budget=self._budget,
             **made._kwargs,  # noqa: SLF001  # aiohttp has no public way to another connection class
         )
 
@@ -269,7 +292,9 @@ def _unsure(request: web.Request) -> InvalidRequest | None:
     """What aiohttp's parsers, the one in Python above all, let pass, and others read in another way."""
     codings = request.headers.getall("Transfer-Encoding", [])
     if codings and [coding.strip().lower() for coding in codings] != ["chunked"]:
-        return InvalidRequest("a body comes with a length or in chunks, in no other transfer coding")
+        return InvalidRequest(
+            "a body comes with a length or in chunks, in no other transfer coding"
+        )
     if request.version.major != 1:
         return InvalidRequest("this is a server of HTTP/1.1")
     return None

@@ -12,14 +12,17 @@ connection that it takes for idle. ``tests/core/gateway/test_connection.py`` hol
 
 from __future__ import annotations
 
+import asyncio
+from time import monotonic
 from typing import Any
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from enginery.errors import EngineryError, InvalidRequest
+from enginery.errors import EngineryError, InvalidRequest, RequestTimeout
 from enginery.gateway.answers import error_response, raw_error
 from enginery.gateway.fast import LONGEST, FastPath
+from enginery.gateway.limits import BodyBudget, ConnectionLimits
 from enginery.gateway.relay import Relay, Sent
 from enginery.gateway.request_head import request_id_of
 
@@ -42,6 +45,16 @@ class ClientConnection(RequestHandler):
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._needed = 0
+        self._limits = manager.limits
+        self._budget = manager.budget
+        self._reserved = 0
+        """Bytes of the budget that what is held of one body takes."""
+        self._due = 0.0
+        """When the head, or the body, that is under way must be complete; 0: none is."""
+        self._silent = True
+        """Nothing has come yet."""
+        self._unread = (0, 0.0)
+        """How much of what was written the client had not taken, and since when."""
         self._busy = False
         """A request is on the short way: what comes meanwhile waits."""
 
@@ -53,7 +66,31 @@ class ClientConnection(RequestHandler):
         """
         await self._drain_helper()
 
+    def look(self, now: float) -> None:
+        """Once a second: cut it off where its client is too slow, in sending or in reading."""
+        transport = self.transport
+        if transport is None:
+            return
+        if self._due and now > self._due:
+            self._due = 0.0
+            if self._silent:
+                transport.abort()
+            else:
+                self._refuse(RequestTimeout("the request did not come in time"))
+            return
+        unread, since = self._unread
+        left = transport.get_write_buffer_size()
+        if left != unread:
+            self._unread = (left, now)
+        elif left and now - since > self._limits.write_stall:
+            transport.abort()
+
     # -- called by asyncio -----------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        super().connection_made(transport)
+        self._due = monotonic() + self._limits.header
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
@@ -94,27 +131,56 @@ class ClientConnection(RequestHandler):
         size = fast.begin(self, data, self._over)
         if size > 0:
             self._busy = True
+            self._due = 0.0
             if size < len(data):
                 self._hold(data[size:])
         elif size < 0:
-            self._needed = -size
-            self._hold(data)
+            if self._awaits(data, -size):
+                self._needed = -size
+                self._hold(data)
+            else:
+                self._to_aiohttp(data)
         else:
             if fast.measure(data) != len(data):
                 # several requests at once, or one that cannot be told apart: all aiohttp's
                 self._fast = None
             self._to_aiohttp(data)
 
+    def _awaits(self, data: bytes, size: int) -> bool:
+        """More has to come; False where a body of this size is too much to be held here."""
+        if b"\r\n\r\n" not in data:
+            self._await_head()
+            return True
+        if not self._budget.take(size):
+            return False
+        self._reserved = size
+        limits = self._limits
+        self._due = monotonic() + limits.body_grace + size / limits.body_rate
+        return True
+
+    def _await_head(self) -> None:
+        if self._silent or not self._due:
+            self._silent = False
+            self._due = self._due or monotonic() + self._limits.header
+
     def _to_aiohttp(self, data: bytes) -> None:
         try:
             super().data_received(data)
         except ValueError as error:  # its parser in Python, at a length of thousands of digits
-            refused = InvalidRequest(f"this is no HTTP request: {str(error)[:_QUOTED]}")
-            id_ = request_id_of(None)
-            extra = b"x-request-id: %b\r\nConnection: close\r\n" % id_.encode()
-            if self.transport is not None:
-                self.transport.write(raw_error(refused, Sent("other", id_, extra)))
-            self.force_close()
+            self._refuse(InvalidRequest(f"this is no HTTP request: {str(error)[:_QUOTED]}"))
+            return
+        if self._messages or self._current_request is not None:
+            self._due = 0.0  # its head is complete; for the body see `handler`
+        elif data:
+            self._await_head()
+
+    def _refuse(self, error: EngineryError) -> None:
+        """Answer what never became a request, and close."""
+        id_ = request_id_of(None)
+        extra = b"x-request-id: %b\r\nConnection: close\r\n" % id_.encode()
+        if self.transport is not None:
+            self.transport.write(raw_error(error, Sent("other", id_, extra)))
+        self.force_close()
 
     def _over(self, *, keep_alive: bool) -> None:
         """The short way has come to its end: the reply is written."""
@@ -149,7 +215,13 @@ class ClientConnection(RequestHandler):
         self._held.clear()
         self._held_bytes = 0
         self._needed = 0
+        self._let_go()
         return data
+
+    def _let_go(self) -> None:
+        if self._reserved:
+            self._budget.give(self._reserved)
+            self._reserved = 0
 
     def _process_keepalive(self) -> None:
         if self._busy:
@@ -174,6 +246,7 @@ class ClientConnection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """See `asyncio.Protocol`."""
         relay, self.relay = self.relay, None
+        self._let_go()
         super().connection_lost(exc)
         if relay is not None:
             relay.client_left()
@@ -202,11 +275,32 @@ class ClientConnection(RequestHandler):
 
 
 class GatewayServer(web.Server):
-    """aiohttp's server, with connections of ours."""
+    """aiohttp's server, with connections of ours.
 
-    def __init__(self, *args: Any, fast: FastPath | None, **kwargs: Any) -> None:
+    Args:
+        fast: the short way; None: everything is aiohttp's.
+        limits: what clients may take.
+        budget: what is held of their bodies.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        fast: FastPath | None,
+        limits: ConnectionLimits,
+        budget: BodyBudget,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self.limits = limits
+        self.budget = budget
         self._fast = fast
+
+    def look(self, now: float) -> None:
+        """Once a second: cut off clients that are too slow."""
+        for connection in self.connections:
+            if isinstance(connection, ClientConnection):
+                connection.look(now)
 
     def __call__(self) -> RequestHandler:
         """A connection was accepted."""

@@ -17,6 +17,7 @@ from enginery.api.endings import Api, api_of
 from enginery.errors import EngineryError
 from enginery.gateway.answers import raw_error
 from enginery.gateway.inference import Finished, Inference, Wanted
+from enginery.gateway.limits import BodyBudget
 from enginery.gateway.relay import Client, Relay, Reply, Sent
 from enginery.gateway.request_head import request_id_of
 from enginery.gateway.upstreams import UpstreamPool
@@ -75,7 +76,7 @@ class FastPath:
     """Begins requests that need no waiting.
 
     Args:
-        inference, pool, watch: as for the long way.
+        inference, pool, watch, budget: as for the long way.
         admits: whether a request with these headers may pass without a closer look.
     """
 
@@ -84,11 +85,13 @@ class FastPath:
         inference: Inference,
         pool: UpstreamPool,
         watch: Watch,
+        budget: BodyBudget,
         admits: Callable[[dict[bytes, bytes]], bool],
     ) -> None:
         self._inference = inference
         self._pool = pool
         self._watch = watch
+        self._budget = budget
         self._admits = admits
         self._heads: dict[bytes, _Head] = {}
 
@@ -128,6 +131,8 @@ class FastPath:
         size = end + 4 + int(length[1])
         if size > len(data):
             return -size if size <= LONGEST else 0
+        if self._budget.full:
+            return 0
         return size if self._send(client, head, data[end + 4 : size], over) else 0
 
     def _read(self, key: bytes) -> _Head:
@@ -180,6 +185,7 @@ class FastPath:
         )
 
         def on_done(result: Reply | EngineryError | None) -> None:
+            self._budget.used -= len(body)
             self._finished(path, wanted, relay, result)
             if isinstance(result, EngineryError) and client.transport is not None:
                 client.transport.write(raw_error(result, sent))
@@ -188,6 +194,7 @@ class FastPath:
                 or (result is not None and result.keep_alive)
             )
 
+        self._budget.used += len(body)
         relay = Relay(client, lease, upstream, sent, on_done, self._watch.relays)
         upstream.send(relay, first, outgoing.payload)
         return True

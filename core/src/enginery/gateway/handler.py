@@ -24,6 +24,8 @@ from enginery.errors import (
     EngineUnreachable,
     InvalidRequest,
     MethodNotAllowed,
+    QueueFull,
+    RequestTimeout,
     UnsupportedMediaType,
 )
 from enginery.gateway.answers import AlreadySent, StreamAnswer, error_response, json_response
@@ -31,6 +33,7 @@ from enginery.gateway.decoded import Reading, changed_reply, changed_stream, fol
 from enginery.gateway.doorway import visitor_of
 from enginery.gateway.held import HEARTBEAT, hold
 from enginery.gateway.inference import Finished, Inference, Outgoing, Wanted
+from enginery.gateway.limits import BodyBudget, ConnectionLimits
 from enginery.gateway.relay import Client, Relay, Reply, Sent
 from enginery.gateway.request_head import CORS, PASSED, REQUEST_ID
 from enginery.gateway.upstreams import Upstream, UpstreamPool
@@ -62,6 +65,8 @@ class _Way:
     lease: Lease | None = None
     asked: bool = False
     """An engine may have seen it."""
+    reserved: int = 0
+    """Bytes of the budget that its body takes."""
 
 
 class InferenceHandler:
@@ -72,6 +77,8 @@ class InferenceHandler:
         pool: connections to engines.
         watch: looks after deadlines.
         body_limit: bytes that a body may have; may be set anew.
+        limits: how slowly a body may come.
+        budget: what all bodies may hold together.
         heartbeat: seconds between two signs of life for a stream that waits.
     """
 
@@ -82,12 +89,16 @@ class InferenceHandler:
         watch: Watch,
         *,
         body_limit: int,
+        limits: ConnectionLimits,
+        budget: BodyBudget,
         heartbeat: float = HEARTBEAT,
     ) -> None:
         self._inference = inference
         self._pool = pool
         self._watch = watch
         self.body_limit = body_limit
+        self._limits = limits
+        self._budget = budget
         self._heartbeat = heartbeat
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
@@ -117,13 +128,14 @@ class InferenceHandler:
         else:
             return reply
         finally:
+            self._budget.give(way.reserved)
             if way.lease is not None and not self._is_heard_out(way):
                 way.lease.release("client_gone")  # whoever ended it well has released it before
 
     async def _serve(
         self, request: web.Request, client: Connection, way: _Way
     ) -> web.StreamResponse:
-        body = decode_body(await self._body(request))
+        body = decode_body(await self._body(request, way))
         self._inference.check_allowed(visitor_of(request), body.model)
         way.wanted = wanted = self._inference.want(way.path, body)
         limits = wanted.entry.limits
@@ -153,7 +165,7 @@ class InferenceHandler:
 
     # -- stages --------------------------------------------------------------------------------------
 
-    async def _body(self, request: web.Request) -> bytes:
+    async def _body(self, request: web.Request, way: _Way) -> bytes:
         """The whole body, once its head is found to be one that we take."""
         if request.method != "POST":
             raise MethodNotAllowed(f"{request.path} takes POST, not {request.method}")
@@ -170,18 +182,37 @@ class InferenceHandler:
         limit = self.body_limit
         if (request.content_length or 0) > limit:
             raise BodyTooLarge(f"the body has {request.content_length} bytes; the limit is {limit}")
+        self._reserve(way, request.content_length or 0)
+        loop, limits = asyncio.get_running_loop(), self._limits
+        pieces, size, due = [], 0, loop.time() + limits.body_grace
         try:
-            pieces, size = [], 0
-            async for piece in request.content.iter_any():
-                pieces.append(piece)
-                size += len(piece)
-                if size > limit:
-                    raise BodyTooLarge(f"the body has more than {limit} bytes, which is the limit")
+            async with asyncio.timeout_at(due) as patience:
+                async for piece in request.content.iter_any():
+                    pieces.append(piece)
+                    size += len(piece)
+                    if size > limit:
+                        raise BodyTooLarge(
+                            f"the body has more than {limit} bytes, which is the limit"
+                        )
+                    if size > way.reserved:
+                        self._reserve(way, size - way.reserved)
+                    patience.reschedule(due + size / limits.body_rate)
+        except TimeoutError:
+            raise RequestTimeout(f"the body did not come in time: {size} bytes have") from None
         except (web.RequestPayloadError, ConnectionError) as error:
             raise InvalidRequest(f"the body broke off: {error}") from None
         if size > _LARGE:
             await asyncio.sleep(0)
         return b"".join(pieces)
+
+    def _reserve(self, way: _Way, count: int) -> None:
+        if not self._budget.take(count):
+            raise QueueFull(
+                f"the requests under way have {self._budget.used} bytes of bodies; {count} more are too "
+                f"many (at most {self._budget.limit})",
+                retry_after=1.0,
+            )
+        way.reserved += count
 
     async def _lease(self, request: web.Request, way: _Way, wanted: Wanted) -> Lease:
         manager = self._inference.manager

@@ -26,6 +26,7 @@ class Watch:
     Args:
         pool: its idle connections are closed in time.
         on_stall: told of a relay whose engine stopped answering.
+        write_stall: seconds for which a client may leave unread what a relay wrote.
         every: seconds between two looks.
     """
 
@@ -34,11 +35,15 @@ class Watch:
         pool: UpstreamPool,
         on_stall: Callable[[Relay, EngineTimeout], None],
         *,
+        write_stall: float = 60.0,
         every: float = EVERY,
     ) -> None:
         self._pool = pool
         self._on_stall = on_stall
+        self._write_stall = write_stall
         self._every = every
+        self.also: list[Callable[[float], None]] = []
+        """Called at each look, with the time."""
         self.relays: set[Relay] = set()
         """All that are under way; each sees to itself that it is in here."""
         self._deadlines: dict[int, tuple[Limits, Deadlines]] = {}
@@ -58,7 +63,7 @@ class Watch:
         """A model's deadlines; the same object each time."""
         found = self._deadlines.get(id(limits))
         if found is None or found[0] is not limits:
-            found = limits, Deadlines(limits.first_byte, limits.stall)
+            found = limits, Deadlines(limits.first_byte, limits.stall, self._write_stall)
             self._deadlines[id(limits)] = found
         return found[1]
 
@@ -69,6 +74,8 @@ class Watch:
             if error is not None:
                 self._on_stall(relay, error)
         self._pool.prune(now)
+        for look in self.also:
+            look(now)
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
