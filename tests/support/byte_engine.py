@@ -17,10 +17,12 @@ from typing import Any, Self
 
 from enginery import EngineManager, Settings
 from enginery.gateway import Gateway
+from support.replies import Got, read_replies
 
 __all__ = [
     "REPLY",
     "Arrived",
+    "Line",
     "RawEngine",
     "chunked",
     "exchange",
@@ -272,3 +274,42 @@ async def exchange(gateway: Gateway, *sent: bytes, half_close: bool = False) -> 
         return b""
     finally:
         writer.transport.abort()
+
+
+class Line:
+    """One client's connection, request after request; opened again where the gateway closed it."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self.opened = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.transport.abort()
+
+    async def ask(self, *pieces: bytes) -> Got:
+        """Send one request, in these pieces, and read its reply."""
+        async with asyncio.timeout(30):
+            if self._writer is None or self._writer.is_closing() or self._reader.at_eof():
+                self._reader, self._writer = await asyncio.open_connection(*self._gateway.address)
+                self.opened += 1
+            for piece in pieces:
+                self._writer.write(piece)
+                await asyncio.sleep(0)
+            raw = b""
+            while True:
+                more = await self._reader.read(1 << 18)
+                raw += more
+                found = read_replies(raw)
+                if not more or (found and found[-1].whole and found[-1].framed):
+                    break
+        assert len(found) == 1, raw
+        if found[0].get("connection") == "close":
+            self._writer.transport.abort()
+            self._writer = None
+        return found[0]
