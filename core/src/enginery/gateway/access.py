@@ -6,7 +6,7 @@ connections, or what is behind a route. An `Access` never changes; other setting
 * A ``Host`` that is none of ours is refused: a name that an attacker controls may lead here (DNS rebinding).
 * An ``Origin`` stands in what web pages ask; it must be ours, or one of those that the settings allow.
 * Keys are compared as SHA-256 digests, each with all, whatever matched, so that time tells nothing.
-* ``/api`` wants an admin's key; where the settings have none, a client on this machine, that no proxy brought.
+* ``/api`` and ``/unload`` want an admin's key; where the settings have none, a client on this machine, that no proxy brought.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ OPEN_PATHS = frozenset({"/health", "/livez", "/readyz"})
 """Answered without a key: they tell nothing but that we are here."""
 
 ADMIN_PREFIX = "/api/"
+ADMIN_PATHS = frozenset({"/unload"})
 
 PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 """Whoever sends one of these is not on this machine, wherever the connection comes from."""
@@ -144,7 +145,7 @@ class Access:
         admin = _find(self._admin_keys, digests)
         if admin is not None:
             return Visitor(admin.models, admin=True, origin=origin)
-        wants_admin = asked.path.startswith(ADMIN_PREFIX)
+        wants_admin = asked.path.startswith(ADMIN_PREFIX) or asked.path in ADMIN_PATHS
         key = _find(self._keys, digests)
         if (self._keys or (self._admin_keys and wants_admin)) and key is None:
             raise AuthenticationFailed(
