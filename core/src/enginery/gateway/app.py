@@ -186,10 +186,11 @@ class Gateway:
         self._watch.start()
 
     async def stop(self) -> None:
-        """Take no new requests, let open ones finish as the manager's shutdown does, close."""
+        """Take no new requests, let open ones finish as the manager's shutdown does, close. Idempotent."""
         self._models.draining = True
-        if self._site is not None:
-            await self._site.stop()
+        site, self._site = self._site, None
+        if site is not None:
+            await site.stop()
         try:
             await self.manager.shutdown()
         finally:
