@@ -9,7 +9,7 @@ and at once when somebody wants the server or a request to it failed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 
 from enginery.engine.control import ExitStatus
 from enginery.engine.endpoints import endpoint_of_url
@@ -68,6 +68,12 @@ class _AttachedHandle:
 
     def log_tail(self, n: int = 20) -> list[str]:  # noqa: ARG002  # the protocol's
         return []
+
+    async def follow(self, tail: int = 0) -> AsyncGenerator[str]:  # noqa: ARG002  # the protocol's
+        """Nothing of it is ours to read."""
+        nothing: tuple[str, ...] = ()
+        for line in nothing:
+            yield line
 
     def activity(self) -> object:
         return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -47,6 +47,7 @@ from enginery.engine.seam import (
     Wake,
     WakeMeAt,
 )
+from enginery.engine.swaps import SwapWatch
 from enginery.errors import EngineBusy, EngineEvicted, EngineryError, ShuttingDown
 from enginery.lifecycle import STATES, State
 from enginery.values import Variant
@@ -92,6 +93,9 @@ class Dispatcher:
         self._leases: dict[int, Lease] = {}
         self._inbox: deque[Event] = deque()
         self._handling = False
+        self._waits_for: dict[int, str] = {}
+        self._swaps = SwapWatch()
+        self._entered: dict[str, float] = {}
         self._timer: Timer | None = None
         self._changed = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -129,6 +133,7 @@ class Dispatcher:
             return self._granted(grant)
         answer: asyncio.Future[Lease] = loop.create_future()
         self._waiting[request.id] = answer
+        self._waits_for[request.id] = candidates[0].model
         self._publish("request.queued", candidates[0], request=request.id)
         self.tell(Requested(request))
         try:
@@ -142,6 +147,7 @@ class Dispatcher:
             raise
         finally:
             self._waiting.pop(request.id, None)
+            self._waits_for.pop(request.id, None)
             if answer.cancelled() or not answer.done():
                 self.tell(Cancelled(request.id))
 
@@ -173,6 +179,10 @@ class Dispatcher:
         raise EngineEvicted(
             f"{variant.id} is not loaded any more: call ensure_engine again", retry_after=1.0
         )
+
+    def waiting(self) -> Counter[str]:
+        """How many requests wait for a lease, by model."""
+        return Counter(self._waits_for.values())
 
     def failure(self, variant: Variant) -> EngineryError | None:
         """Why ``variant`` is down, when it failed or is out of reach."""
@@ -304,7 +314,7 @@ class Dispatcher:
 
     def _released(self, lease: Lease, outcome: Outcome) -> None:
         self._leases.pop(lease.id, None)
-        if self._hub.listening:
+        if self._hub.listening and not lease.reported:
             self._publish(
                 "request.finished", lease.variant, request=lease.request_id, outcome=str(outcome)
             )
@@ -312,9 +322,22 @@ class Dispatcher:
 
     def _moved(self, moved: Moved) -> None:
         before, state = str(moved.before), str(moved.after)
+        name, now = moved.variant.id, self.clock.now()
+        lasted = now - self._entered.get(name, now)
+        self._entered[name] = now
+        instance = self.instances.get(name)
+        settled = 0.0 if instance is None or moved.after is not State.STOPPED else instance.settle_s
         self._publish(
-            "instance.state", moved.variant, before=before, state=state, reason=moved.reason
+            "instance.state",
+            moved.variant,
+            before=before,
+            state=state,
+            reason=moved.reason,
+            seconds=lasted,
+            settle_s=settled,
         )
+        for news in self._swaps.moved(moved, now):
+            self._hub.publish(news.type, news.model, news.variant, **news.data)
         why = f" ({moved.reason})" if moved.reason else ""
         log.info("%s: %s → %s%s", moved.variant.id, before, state, why)
 

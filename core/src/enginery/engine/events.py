@@ -28,7 +28,8 @@ class EngineEvent:
         seq: counts up by one from 1, over all events of one manager.
         at: seconds since the epoch.
         type: ``request.{queued,granted,failed,cancelled,finished}``, ``instance.state``,
-            ``load.progress``.
+            ``load.progress``, ``swap.{begun,finished}``, ``plugin.{broken,blocked}``,
+            ``memory.sampled``, ``config.{reloaded,rejected}``.
         model: the model concerned, where there is one.
         variant: the variant's id.
         data: what else the type has to say.
@@ -43,9 +44,14 @@ class EngineEvent:
 
 
 class Subscription:
-    """One listener's events, as an async iterator; dropping it ends it."""
+    """One listener's events, as an async iterator; dropping it ends it.
 
-    def __init__(self) -> None:
+    Args:
+        only: how the types begin that it wants; none: it wants all.
+    """
+
+    def __init__(self, only: tuple[str, ...] = ()) -> None:
+        self.only = only
         self._events: deque[EngineEvent] = deque(maxlen=BACKLOG)
         self._news = asyncio.Event()
         self._closed = False
@@ -54,6 +60,8 @@ class Subscription:
         """Called by the hub; None is the end."""
         if event is None:
             self._closed = True
+        elif self.only and not event.type.startswith(self.only):
+            return
         else:
             self._events.append(event)
         self._news.set()
@@ -76,13 +84,15 @@ class EventHub:
     def __init__(self) -> None:
         self._seq = 0
         self._subscriptions: WeakSet[Subscription] = WeakSet()
+        self._wide: WeakSet[Subscription] = WeakSet()
+        """Those of them that want to hear of requests."""
         self._closed = False
         self._heard = False  # by anybody, ever: cheaper to ask than the set
 
     @property
     def listening(self) -> bool:
-        """False when nobody would hear an event; True when somebody may."""
-        return self._heard and bool(self._subscriptions)
+        """False when nobody would hear of a single request; True when somebody may."""
+        return self._heard and bool(self._wide)
 
     def publish(self, type_: str, model: str | None, variant: str | None, **data: Any) -> None:
         """Number the event and give it to everybody; who is far behind loses the oldest."""
@@ -93,14 +103,20 @@ class EventHub:
         for subscription in list(self._subscriptions):
             subscription.put(event)
 
-    def subscribe(self) -> Subscription:
-        """Events from this call on, until `close` or until the caller lets go of it."""
-        subscription = Subscription()
+    def subscribe(self, *only: str) -> Subscription:
+        """Events from this call on, until `close` or until the caller lets go of it.
+
+        Args:
+            only: how the types begin that are wanted; none: all.
+        """
+        subscription = Subscription(only)
         if self._closed:
             subscription.put(None)
         else:
             self._subscriptions.add(subscription)
-            self._heard = True
+            if not only or any("request".startswith(word.partition(".")[0]) for word in only):
+                self._heard = True
+                self._wide.add(subscription)
         return subscription
 
     def close(self) -> None:

@@ -105,6 +105,8 @@ class EngineInstance:
         self.handle: EngineHandle | None = None
         self.started_at: float | None = None
         """When its process was launched, in seconds since the epoch."""
+        self.settle_s = 0.0
+        """Seconds for which its memory was waited for, after its end."""
         self._launcher = launcher
         self._transport = transport
         self._clock = clock
@@ -399,6 +401,7 @@ class EngineInstance:
                 device: free.get(device, 0) >= held.get(device, 0) + ENOUGH * taken
                 for device, taken in self._taken.items()
             }
+            self.settle_s = self._clock.now() - began
             if all(back.values()):
                 return
             await self._clock.sleep(SETTLE_LOOK)

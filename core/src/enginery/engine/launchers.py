@@ -6,7 +6,7 @@ A launcher gives an endpoint on its machine, starts a command there and hands ba
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from typing import Protocol
 
 from enginery.engine.endpoints import endpoint_of_url, free_endpoint, unix_endpoint
@@ -14,6 +14,7 @@ from enginery.engine.listeners import listener_is_ours, socket_is_ours
 from enginery.engine.memory import LocalMemory, activity
 from enginery.engine.process import EngineProcess, ExitStatus
 from enginery.engine.sockets import SocketDirectory
+from enginery.settings.secrets import Redactor, looks_secret
 from enginery.values import Command, Endpoint, StopPlan, Variant
 
 __all__ = ["EngineHandle", "Launcher", "LocalLauncher"]
@@ -37,6 +38,10 @@ class EngineHandle(Protocol):
 
     def log_tail(self, n: int = 20) -> list[str]:
         """Its last ``n`` lines."""
+        ...
+
+    def follow(self, tail: int = 0) -> AsyncGenerator[str]:
+        """Its last ``tail`` lines, then each new one, until its end."""
         ...
 
     def activity(self) -> object:
@@ -123,6 +128,7 @@ class LocalLauncher:
             stop_argv=command.stop_argv,
             log_level=command.log_level,
             on_line=on_line,
+            hide=Redactor(_secrets(command, endpoint)),
         )
         try:
             await process.start()
@@ -144,6 +150,13 @@ class LocalLauncher:
         self._sockets.close()
 
 
+def _secrets(command: Command, endpoint: Endpoint) -> Iterator[str]:
+    """What an engine knows and must not print."""
+    if endpoint.api_key is not None:
+        yield endpoint.api_key
+    yield from (value for name, value in command.env.items() if looks_secret(name))
+
+
 class _LocalHandle:
     def __init__(
         self, process: EngineProcess, memory: LocalMemory, release: Callable[[], None]
@@ -162,6 +175,9 @@ class _LocalHandle:
 
     def log_tail(self, n: int = 20) -> list[str]:
         return self._process.log_tail(n)
+
+    def follow(self, tail: int = 0) -> AsyncGenerator[str]:
+        return self._process.log.follow(tail)
 
     def activity(self) -> object:
         seen = self._process.log.bytes_seen

@@ -29,6 +29,7 @@ class Lease:
         queue_s: seconds that the request waited for others.
         swap_s: seconds that it waited for this engine to start.
         error: why the engine was taken away, once it was.
+        reported: its holder tells the request's end as an event, with more to say than a lease knows.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Lease:
         self._new_client = partial(new_client, instance)
         self._client: PluginEngineClient | None = None
         self.error: EngineryError | None = None
+        self.reported = False
         self._on_release: Callable[[Lease, Outcome], None] | None = on_release
         self._on_evict: list[Callable[[EngineryError], None]] = []
 

@@ -17,7 +17,7 @@ import codecs
 import logging
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from itertools import islice
 
 from enginery.engine.clock import Clock, LoopClock, Timer
@@ -154,6 +154,7 @@ class EngineLog:
         name: the logger is ``enginery.engine.<name>``.
         on_line: called with each line that is not empty: the readiness hint listens here.
         clock: seconds, for the budget.
+        hide: takes secrets out of a line.
     """
 
     def __init__(
@@ -162,7 +163,9 @@ class EngineLog:
         on_line: Callable[[str], None] | None = None,
         *,
         clock: Clock | None = None,
+        hide: Callable[[str], str] | None = None,
     ) -> None:
+        self._hide = hide
         self._logger = logging.getLogger(f"enginery.engine.{name}")
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
         self._on_line = on_line
@@ -180,6 +183,8 @@ class EngineLog:
         """Keep and log one line; empty ones are dropped."""
         if not line.strip():
             return
+        if self._hide is not None:
+            line = self._hide(line)
         self._lines.append(line)
         self._logger.log(level, "%s", line)
         if self._on_line is not None:
@@ -193,14 +198,16 @@ class EngineLog:
             reader.settle()
         return list(islice(self._lines, max(0, len(self._lines) - n), None))
 
-    async def follow(self) -> AsyncIterator[str]:
-        """Lines from the first ``anext`` on, until the engine ended or the caller stops iterating.
+    async def follow(self, tail: int = 0) -> AsyncGenerator[str]:
+        """The last ``tail`` lines, then those from the first ``anext`` on, until the engine ended.
 
         A caller that is ``KEPT_LINES`` behind loses the oldest, and gets a line that says how many.
         """
-        if self._closed:
-            return
         follower = _Follower()
+        for line in self.tail(tail):
+            follower.put(line)
+        if self._closed:
+            follower.close()
         self._followers.add(follower)
         try:
             async for line in follower.lines():

@@ -21,6 +21,7 @@ from enginery.engine.client import EngineClient, PluginEngineClient
 from enginery.engine.clock import Clock, LoopClock
 from enginery.engine.dispatch import Dispatcher
 from enginery.engine.events import EngineEvent, EventHub
+from enginery.engine.inspection import Inspection
 from enginery.engine.instance import EngineInstance, LoadLimits
 from enginery.engine.launchers import Launcher, LocalLauncher
 from enginery.engine.lease import Lease
@@ -32,7 +33,7 @@ from enginery.engine.status import InstanceStatus, status_row
 from enginery.engine.transport import HttpTransport
 from enginery.errors import ConfigError, EngineLeaked, EngineryError, PluginError
 from enginery.lifecycle import State
-from enginery.plugins import PluginRegistry
+from enginery.plugins import PluginRegistry, PluginRow, PluginState
 from enginery.settings import Settings
 from enginery.values import Endpoint, EngineRequest, Health, Memory, RunningEngine, Variant
 
@@ -104,6 +105,14 @@ class EngineManager:
             new_instance=self._new_instance,
             new_client=self._new_client,
         )
+        self.inspection = Inspection(
+            self._dispatcher,
+            self._hub,
+            self._launcher,
+            lambda instance: self._new_client(instance).running_engine(),
+        )
+        """What can be seen from outside, for pages, metrics and logs."""
+        self.registry.on_trouble = self._plugin_trouble
 
     # -- the application's one -----------------------------------------------------------------
 
@@ -130,6 +139,9 @@ class EngineManager:
         return self._dispatcher.closed
 
     async def __aenter__(self) -> Self:
+        for row in self.registry.rows(load=False):
+            if row.state is PluginState.BLOCKED:
+                self._plugin_trouble(row)
         for model in self.catalog.preloads():
             task = asyncio.create_task(self._preload(model), name=f"preload {model}")
             self._preloading.add(task)
@@ -263,15 +275,16 @@ class EngineManager:
         wanted = entry.variants if variant is None else (entry.variant(variant),)
         (await self._lease(wanted, entry)).release()
 
-    async def unload(self, model: str, *, drain: bool = True) -> None:
-        """Stop every engine of the model; ``drain`` False evicts its open requests at once.
+    async def unload(self, model: str, variant: str | None = None, *, drain: bool = True) -> None:
+        """Stop the model's engines, or one of them; ``drain`` False evicts its open requests at once.
 
         Raises:
             ModelNotFound: no such model.
             EngineLeaked: something of it is left.
         """
         entry = self.catalog.resolve(model)
-        instances = tuple(variant.id for variant in entry.variants)
+        wanted = entry.variants if variant is None else (entry.variant(variant),)
+        instances = tuple(one.id for one in wanted)
         await self._dispatcher.unload(instances, drain=drain)
 
     def status(self) -> list[InstanceStatus]:
@@ -437,6 +450,18 @@ class EngineManager:
     def _running(self, variant: Variant) -> RunningEngine | None:
         instance = self._dispatcher.serving(variant)
         return None if instance is None else self._new_client(instance).running_engine()
+
+    def _plugin_trouble(self, row: PluginRow) -> None:
+        kind = "blocked" if row.state is PluginState.BLOCKED else "broken"
+        self._hub.publish(
+            f"plugin.{kind}",
+            None,
+            None,
+            engine=row.engine_type,
+            distribution=row.distribution,
+            state=str(row.state),
+            reason=row.reason,
+        )
 
     def _progress(self, variant: Variant, health: Health) -> None:
         self._load_progress[variant.id] = health.progress

@@ -60,6 +60,7 @@ class EngineProcess:
         stop_argv: run after the end, for engines that signals do not reach.
         log_level: the level of what the engine prints; ``"warning"``: stdout INFO, stderr WARNING.
         on_line: called with each line of output.
+        hide: takes secrets out of a line before anybody gets it.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class EngineProcess:
         stop_argv: Sequence[str] | None = None,
         log_level: Literal["debug", "info", "warning"] = "warning",
         on_line: Callable[[str], None] | None = None,
+        hide: Callable[[str], str] | None = None,
     ) -> None:
         self.binary_path = os.fspath(binary_path)
         self.args = tuple(args)
@@ -83,7 +85,7 @@ class EngineProcess:
         self.started_at: float | None = None
         """When it was started, in seconds since the epoch."""
         self.exit: ExitStatus | None = None
-        self.log = EngineLog(self.name, on_line)
+        self.log = EngineLog(self.name, on_line, hide=hide)
         self._env = {**os.environ, **(env or {})}
         self._stop_argv = tuple(stop_argv or ())
         self._stderr_level = _LEVELS[log_level]

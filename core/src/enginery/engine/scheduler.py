@@ -33,6 +33,7 @@ from enginery.engine.queue import Group, RequestQueue
 from enginery.engine.restarts import RestartPolicy, RestartRecord
 from enginery.engine.roster import Instance, Roster, Traits
 from enginery.engine.seam import (
+    SWAP_TO,
     Action,
     Cancelled,
     Event,
@@ -310,7 +311,7 @@ class EngineScheduler:
             one = self._roster.instances[victim]
             idle = not one.leases and not self._queue.wants(victim)
             served = now >= one.since + self._limits.min_residency
-            why = f"swap to {target.variant.id}"
+            why = f"{SWAP_TO}{target.variant.id}"
             if one.state is State.READY and (idle or (overdue and served)):
                 self._roster.drain(one, now, why, to_sleep=victim in found.sleep)
             elif one.state is State.ASLEEP or (one.state in _STOPPABLE and idle):

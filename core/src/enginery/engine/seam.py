@@ -58,6 +58,10 @@ __all__ = [
 ]
 
 
+SWAP_TO = "swap to "
+"""Begins the reason for which an engine makes room; the id of the one that gets it follows."""
+
+
 class Outcome(StrEnum):
     """How a lease ended."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import StrEnum
@@ -88,6 +88,8 @@ class PluginRegistry:
     ) -> None:
         self._allow = {_normalized(name) for name in allow}
         self._deny = {_normalized(name) for name in deny}
+        self.on_trouble: Callable[[PluginRow], None] = lambda _: None
+        """Called when a plugin that somebody asked for turns out to be unusable."""
         self._found = self._discover(path)
 
     def engine_types(self) -> list[str]:
@@ -121,9 +123,9 @@ class PluginRegistry:
         hint = f"did you mean {near[0]!r}?" if near else f"installed: {', '.join(known)}"
         raise PluginError(f"no plugin for engine {engine_type!r}; {hint}", param="engine")
 
-    def rows(self) -> list[PluginRow]:
-        """Every entry point with its state, sorted by engine_type; imports those allowed."""
-        while waiting := [f for f in self._found if f.row.state is PluginState.FOUND]:
+    def rows(self, *, load: bool = True) -> list[PluginRow]:
+        """Every entry point with its state, sorted by engine_type; ``load`` imports those allowed."""
+        while load and (waiting := [f for f in self._found if f.row.state is PluginState.FOUND]):
             for found in waiting:
                 self._load(found)
         return sorted((f.row for f in self._found), key=lambda r: (r.engine_type, r.distribution))
@@ -210,6 +212,7 @@ class PluginRegistry:
             found.error = error
             found.row = replace(row, state=state, reason=_why(error))
             self._promote_next(row.engine_type)
+            self.on_trouble(found.row)
             log.warning("plugin %s is %s: %s", row.distribution, state, found.row.reason)
         else:
             found.row = replace(
