@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 
 import click
 
+from enginery.cli.notify import Notifier
 from enginery.cli.session import run_async, set_up_logging, settings_options
 from enginery.engine.manager import EngineManager
 from enginery.gateway import Gateway
@@ -42,14 +44,17 @@ async def serve(
         raise click.UsageError("give the settings file once, as CONFIG or with --config")
     settings = load_settings(config or config_path)
     raise_file_limit()
+    notifier = Notifier.take_from(os.environ)
     manager = EngineManager(settings)
     manager.catalog.check_all()
     server = settings.server
     check_exposure(server.model_copy(update={"host": host or server.host}))
     async with manager, Gateway(manager, host=host, port=port) as gateway:
         _spare_the_collector()
-        click.echo(f"Serving {_several(len(settings.models))} at {gateway.base_url}", err=True)
-        await asyncio.Event().wait()
+        status = f"{_several(len(settings.models))} at {gateway.base_url}"
+        click.echo(f"Serving {status}", err=True)
+        async with notifier.serving(status):
+            await asyncio.Event().wait()
 
 
 def _spare_the_collector() -> None:
