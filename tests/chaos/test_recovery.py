@@ -22,6 +22,7 @@ import pytest
 from enginery import EngineManager, EngineryError, EngineStartFailed, EngineTimeout, Settings
 from enginery.engine.guardian import descendants
 from enginery.engine.transport import open_session
+from support.gateways import serving
 
 HELLO = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}
 LONG = {**HELLO, "max_tokens": 100_000, "ignore_eos": True, "stream": True}
@@ -182,6 +183,24 @@ async def test_an_engine_that_crashes_in_a_reply_is_started_again(record, sessio
         await answered(engines, session, "m")
         took = time.perf_counter() - began
         record("engine crashes in the middle of a reply", "the reply ends in an error", took)
+
+
+async def test_an_engine_that_is_well_and_generates_nothing_is_restarted(record, session):
+    stuck = {"lie_on_health": "stuck", "stuck_after_requests": 1}
+    async with serving({"m": {"options": stuck}}, first_byte=0.5) as gateway:
+        path, body = f"{gateway.base_url}/v1/chat/completions", {**HELLO, "model": "m"}
+        statuses = []
+        for _ in range(3):
+            began = time.perf_counter()
+            async with session.post(path, json=body) as reply:
+                statuses.append(reply.status)
+                await reply.read()
+        assert statuses == [200, 504, 200]
+        record(
+            "engine is well and generates nothing",
+            "`engine_timeout` after `first_byte`; then no token in time (here 0.5 s), and a restart",
+            time.perf_counter() - began,
+        )
 
 
 async def test_an_engine_that_floods_its_log_serves_all_the_same(record, session):
