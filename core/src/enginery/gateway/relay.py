@@ -53,6 +53,9 @@ COLLECT_LIMIT = 8 * 2**20
 FLOWING = 5.0
 """Seconds since the last bytes for which an engine is taken to be at work on a reply."""
 
+_SHORT_TAIL = 768
+"""Bytes that nearly always hold a stream's closing words and its usage; where not, all of the tail is read."""
+
 _EVENT_STREAM = b"text/event-stream"
 _COMMENTS = re.compile(rb"(?:(?::[^\r\n]*)?[\r\n])+\Z")
 
@@ -273,10 +276,13 @@ class Relay:
 
     def _end_stream(self, last: bytes) -> None:
         assert self._head is not None
-        tail = self._unpacked_tail()
         streams = self._head.get(b"content-type").startswith(_EVENT_STREAM)
-        whole = not streams or stream_ending(self.sent.api, tail) != "truncated"
-        if not whole:
+        tail = self._unpacked_tail(_SHORT_TAIL)
+        broken = streams and stream_ending(self.sent.api, tail) == "truncated"
+        if broken:
+            tail = self._unpacked_tail()
+            broken = stream_ending(self.sent.api, tail) == "truncated"
+        if broken:
             self._write(last)
             error = BadEngineReply(
                 f"{self.lease.variant.id} ended its stream before the reply was complete"
@@ -460,10 +466,15 @@ class Relay:
             _COMMENTS.match(payload_of(piece) if walked else piece) for piece in pieces
         )
 
-    def _unpacked_tail(self) -> bytes:
-        if self.on_body == self._walked:
-            return b"".join(map(payload_of, self._tail))[-TAIL_BYTES:]
-        return b"".join(self._tail)[-TAIL_BYTES:]
+    def _unpacked_tail(self, size: int = TAIL_BYTES) -> bytes:
+        """The last ``size`` bytes of the payload, or all where it is shorter."""
+        walked, pieces = self.on_body == self._walked, []
+        for piece in reversed(self._tail):
+            pieces.append(payload_of(piece) if walked else piece)
+            size -= len(pieces[-1])
+            if size <= 0:
+                break
+        return b"".join(reversed(pieces))[-TAIL_BYTES:]
 
     # -- what the client gets --------------------------------------------------------------------------
 

@@ -60,6 +60,7 @@ class Upstream(asyncio.Protocol):
         "_buffer",
         "_exchange",
         "_pool",
+        "_reading",
         "_receive",
         "free_at",
         "keep_alive",
@@ -72,6 +73,8 @@ class Upstream(asyncio.Protocol):
         self.free_at = 0.0
         self._pool = pool
         self._exchange: Exchange | None = None
+        self._reading: Exchange | None = None
+        """The same, once its head has come."""
         self._buffer = b""
         self._receive: Callable[[bytes], None] = self._unasked
 
@@ -89,7 +92,7 @@ class Upstream(asyncio.Protocol):
 
     def detach(self, *, reusable: bool, rest: float = 0.0) -> None:
         """The exchange is over; the connection is kept for the next one after ``rest`` s, or closed."""
-        self._exchange = None
+        self._exchange = self._reading = None
         self._receive = self._unasked
         if self.transport is None:
             return
@@ -117,7 +120,13 @@ class Upstream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
-        self._receive(data)
+        try:
+            if self._reading is not None:
+                self._reading.on_body(data)
+            else:
+                self._receive(data)
+        except BadEngineReply as error:
+            self._break(error)
 
     def eof_received(self) -> None:
         """The engine sends no more: close, which `connection_lost` tells."""
@@ -132,6 +141,7 @@ class Upstream(asyncio.Protocol):
 
     def _fail(self, error: Exception | None) -> None:
         exchange, self._exchange = self._exchange, None
+        self._reading = None
         self._receive = self._unasked
         if exchange is not None:
             exchange.on_lost(error)
@@ -146,38 +156,27 @@ class Upstream(asyncio.Protocol):
         exchange = self._exchange
         assert exchange is not None
         data = self._buffer + data if self._buffer else data
-        try:
-            while True:
-                end = data.find(b"\r\n\r\n")
-                if (end if end >= 0 else len(data) - 3) > MAX_HEAD_BYTES:
-                    raise BadEngineReply("the engine's reply has no end of its head")
-                if end < 0:
-                    self._buffer = data
-                    return
-                head = parse_head(data[:end])
-                data = data[end + 4 :]
-                if head.status >= 200:
-                    break
-                if head.status == 101:
-                    raise BadEngineReply("the engine changed the protocol, which nobody asked for")
-                # 100 Continue and the like: the real head follows
-            self.keep_alive = head.keep_alive
-            self._receive = self._on_body
-            self._buffer = data  # where the reply has no body, `detach` sees that more came
-            exchange.on_head(head)
-            self._buffer = b""
-            if data and self._exchange is exchange:
-                self._on_body(data)
-        except BadEngineReply as error:
-            self._break(error)
-
-    def _on_body(self, data: bytes) -> None:
-        exchange = self._exchange
-        try:
-            if exchange is not None:
-                exchange.on_body(data)
-        except BadEngineReply as error:
-            self._break(error)
+        while True:
+            end = data.find(b"\r\n\r\n")
+            if (end if end >= 0 else len(data) - 3) > MAX_HEAD_BYTES:
+                raise BadEngineReply("the engine's reply has no end of its head")
+            if end < 0:
+                self._buffer = data
+                return
+            head = parse_head(data[:end])
+            data = data[end + 4 :]
+            if head.status >= 200:
+                break
+            if head.status == 101:
+                raise BadEngineReply("the engine changed the protocol, which nobody asked for")
+            # 100 Continue and the like: the real head follows
+        self.keep_alive = head.keep_alive
+        self._reading = exchange
+        self._buffer = data  # where the reply has no body, `detach` sees that more came
+        exchange.on_head(head)
+        self._buffer = b""
+        if data and self._exchange is exchange:
+            exchange.on_body(data)
 
     def _break(self, error: BadEngineReply) -> None:
         self.keep_alive = False
