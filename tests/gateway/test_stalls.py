@@ -9,6 +9,7 @@ import aiohttp
 import openai
 import pytest
 
+from enginery import EngineBusy, EngineRequest
 from support.gateways import in_flight, serving
 from support.raw_engine import RawEngine, head, stream_head
 
@@ -71,13 +72,13 @@ async def test_a_suspect_that_gives_its_token_goes_on_as_it_was(eventually):
         gateway.manager.suspect(lease)
         lease.release("timeout")
         assert row(gateway).reason.startswith("suspect")
+        with pytest.raises(EngineBusy, match="fell silent"):
+            gateway.manager._dispatcher.lease_now(lease.variant)
         assert (await client.chat.completions.create(**asks("mock"))).model == "mock"
         assert (row(gateway).pid, row(gateway).restarts, row(gateway).reason) == (pid, 0, "")
 
 
 def _request() -> Any:
-    from enginery import EngineRequest
-
     return EngineRequest(CHAT, asks("mock"), stream=False)
 
 
