@@ -188,10 +188,6 @@ class ClientConnection(RequestHandler):
         # aiohttp knows nothing of this request: its clock for idle connections begins anew
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         self._keepalive = True
-        if self._keepalive_handle is None:
-            self._keepalive_handle = self._loop.call_at(
-                self._next_keepalive_close_time, self._process_keepalive
-            )
         if not keep_alive:
             if self.transport is not None:
                 self.transport.close()
