@@ -187,7 +187,7 @@ async def test_an_engine_that_crashes_in_a_reply_is_started_again(record, sessio
 
 async def test_an_engine_that_is_well_and_generates_nothing_is_restarted(record, session):
     stuck = {"lie_on_health": "stuck", "stuck_after_requests": 1}
-    async with serving({"m": {"options": stuck}}, first_byte=0.5) as gateway:
+    async with serving({"m": {"options": stuck}}, first_byte=1.0) as gateway:
         path, body = f"{gateway.base_url}/v1/chat/completions", {**HELLO, "model": "m"}
         statuses = []
         for _ in range(3):
@@ -198,7 +198,7 @@ async def test_an_engine_that_is_well_and_generates_nothing_is_restarted(record,
         assert statuses == [200, 504, 200]
         record(
             "engine is well and generates nothing",
-            "`engine_timeout` after `first_byte`; then no token in time (here 0.5 s), and a restart",
+            "`engine_timeout` after `first_byte`; then no token in time (here 1 s), and a restart",
             time.perf_counter() - began,
         )
 

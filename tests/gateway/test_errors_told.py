@@ -154,7 +154,6 @@ def test_errors_say_what_helps(client: openai.OpenAI) -> None:
     with pytest.raises(openai.InternalServerError, match=f"exit status {LOG}") as raised:
         client.chat.completions.create(**chat("broken"))
     assert "last lines of its log" in raised.value.message
-    assert float(raised.value.response.headers["retry-after"]) > 0
 
 
 def test_an_engine_without_room_may_be_asked_again(house: Any) -> None:

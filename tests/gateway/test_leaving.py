@@ -30,7 +30,7 @@ async def leave_somewhere(
 ) -> None:
     """A request, of which the client hears a little, or nothing, before it goes without a word."""
     path, body = chance.choice(list(PATHS.items()))
-    asked = {"model": "m", "stream": chance.random() < 0.7, "max_tokens": 200, **body}
+    asked = {"model": "m", "stream": chance.random() < 0.7, "max_tokens": 800, **body}
     data = json.dumps({**asked, "ignore_eos": True}).encode()
     request = (
         f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

@@ -321,11 +321,11 @@ class PluginEngineClient(EngineClient):
         return twin
 
     async def why_broken(self, error: Exception) -> EngineryError:
-        """Why a response broke off: the engine's own end, once that is known, within a second.
+        """Why a response broke off: the engine's own end, once that is known, within three seconds.
 
         The connection breaks a moment before anybody has seen the process end.
         """
-        for _ in range(20):
+        for _ in range(60):  # a busy machine needs a second to tell that a process ended
             known = None if self._failure is None else self._failure()
             if known is not None:
                 return known
