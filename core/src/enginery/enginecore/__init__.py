@@ -1,8 +1,9 @@
 """Engine cores: running a model through a Python object instead of a server.
 
 A `Backend` runs the model; `GeneratorBackend` makes one of a function that yields text, and
-`NativeBackend` of an `Executor` that computes one step of a batch. An `EngineCore` drives it, here or in a
-process of its own, and a client made by `create_client` drives the core. Names load when they are first used (PEP 562): a child that serves one backend imports nothing of the rest.
+`NativeBackend` of an `Executor` that computes one step of a batch. An `EngineCore` drives it, here or in
+a process of its own, and a client made by `create_client` drives the core. Names load when they are
+first used (PEP 562): a child that serves one backend imports nothing of the rest.
 """
 
 from __future__ import annotations
