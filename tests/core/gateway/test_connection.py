@@ -247,6 +247,7 @@ async def test_a_connection_that_only_took_the_short_way_ends_when_it_is_idle(ga
         await line.ask(post(user("a")))
         connection = only_connection(gateway)
         assert connection._keepalive_handle is not None, "the clock runs"
+        assert connection._request_count == 0, "aiohttp has seen no request"
         connection._next_keepalive_close_time = 0.0
         connection._process_keepalive()
         await eventually(lambda: not gateway._runner.server.connections, PATIENCE)

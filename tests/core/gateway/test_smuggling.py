@@ -117,6 +117,8 @@ REFUSED = {
     "asterisk": request(LENGTH, first=b"OPTIONS * HTTP/1.1"),
     "GET with a body": request(LENGTH, first=b"GET %b HTTP/1.1" % CHAT),
     "DELETE": request(LENGTH, first=b"DELETE %b HTTP/1.1" % CHAT),
+    "coding in odd bytes": request(LENGTH, b"Content-Encoding: \xff"),
+    "content type in odd bytes": request(LENGTH, kind=b"Content-Type: \xff"),
     "gzip": request(LENGTH, b"Content-Encoding: gzip"),
     "multipart": request(LENGTH, kind=b"Content-Type: multipart/form-data; boundary=x"),
     "no content type": request(LENGTH, kind=b""),

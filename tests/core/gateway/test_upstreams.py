@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import select
+import socket
 import ssl
 import tempfile
 from time import monotonic
@@ -122,6 +124,22 @@ async def test_a_connection_that_the_engine_has_closed_is_not_used(pool, engine,
     engine.hang_up()
     await eventually(lambda: engine.open_connections == 0, PATIENCE)
     assert pool.take(at(engine), monotonic()) is None
+
+
+async def test_nor_is_one_whose_end_has_come_but_was_not_read_yet(pool):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = Endpoint("127.0.0.1", server.getsockname()[1])
+        upstream = await pool.connect(endpoint, 4)
+        engine, _ = server.accept()
+        upstream.detach(reusable=True)
+        assert pool.take(endpoint, monotonic()) is upstream
+        upstream.detach(reusable=True)
+        engine.close()
+        ours = select.poll()
+        ours.register(upstream.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        assert ours.poll(PATIENCE * 1000), "it has come"
+        assert upstream.transport is not None, "and the loop had no turn to read it"
+        assert pool.take(endpoint, monotonic()) is None
 
 
 async def test_nor_is_one_on_which_something_came_that_nobody_asked_for(pool, engine, eventually):
