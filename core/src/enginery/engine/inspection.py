@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -75,7 +75,7 @@ class Inspection:
         instances = self._dispatcher.instances
         return [line for v in variants if v.id in instances for line in instances[v.id].log_tail(n)]
 
-    async def follow_log(self, variants: tuple[Variant, ...], n: int) -> AsyncIterator[str]:
+    async def follow_log(self, variants: tuple[Variant, ...], n: int) -> AsyncGenerator[str]:
         """The last ``n`` lines of each, then what they print, restarts included, until `shutdown`."""
         lines: asyncio.Queue[str] = asyncio.Queue(100)
         followed: dict[str, EngineHandle] = {}

@@ -39,6 +39,7 @@ from enginery.gateway.held import HEARTBEAT
 from enginery.gateway.inference import Finished, Inference
 from enginery.gateway.limits import BodyBudget, ConnectionLimits
 from enginery.gateway.models import ModelRoutes
+from enginery.gateway.observation import Observation
 from enginery.gateway.relay import Relay
 from enginery.gateway.request_head import REQUEST_ID, request_id_of
 from enginery.gateway.upstreams import UpstreamPool
@@ -87,7 +88,8 @@ class Gateway:
         self._budget = BodyBudget(limits.body_budget)
         self._pool = UpstreamPool()
         self._watch = Watch(self._pool, self._stalled, write_stall=limits.write_stall)
-        self._inference = Inference(manager, on_finished)
+        self._observation = Observation(manager, on_finished, heartbeat=heartbeat)
+        self._inference = Inference(manager, self._observation.finished)
         self._models = ModelRoutes(manager)
         self._handler = InferenceHandler(
             self._inference,
@@ -150,6 +152,7 @@ class Gateway:
         check_exposure(self.manager.settings.server.model_copy(update={"host": self._host}))
         app = web.Application(middlewares=[self._every_request])
         self._models.add_to(app)
+        self._observation.add_to(app)
         CompatRoutes(self.manager, self._inference, lambda: self._handler.body_limit).add_to(app)
         app.router.add_route("*", "/{path:.*}", self._other, expect_handler=_expected)
         if self._fast:
@@ -184,6 +187,7 @@ class Gateway:
                 param="server.port",
             ) from error
         self._watch.start()
+        self._observation.start()
 
     async def stop(self) -> None:
         """Take no new requests, let open ones finish as the manager's shutdown does, close. Idempotent."""
@@ -195,6 +199,7 @@ class Gateway:
             await self.manager.shutdown()
         finally:
             self._watch.stop()
+            self._observation.stop()
             if self._runner is not None:
                 await self._runner.cleanup()
             self._pool.close()
@@ -209,7 +214,7 @@ class Gateway:
             unsure = _unsure(request)
             if unsure is not None:
                 raise unsure
-            response = enter(self._access, request) or await handler(request)
+            response = self._enter(request) or await handler(request)
         except EngineryError as error:
             response = error_response(error, api_of(request.path))
         except web.HTTPException as error:
@@ -221,6 +226,14 @@ class Gateway:
             response.headers["Server"] = SERVER
             let_read(request, response)
         return response
+
+    def _enter(self, request: web.Request) -> web.Response | None:
+        """See `enter`; who is turned away is counted."""
+        try:
+            return enter(self._access, request)
+        except EngineryError as error:
+            self._observation.metrics.refused(request.path, error.status)
+            raise
 
     async def _other(self, request: web.Request) -> web.StreamResponse:
         """Whatever is not the gateway's own is a model's."""

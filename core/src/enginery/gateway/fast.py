@@ -151,7 +151,7 @@ class FastPath:
         return head
 
     def _send(self, client: Client, head: _Head, body: bytes, over: Ended) -> bool:
-        path = head.path
+        path, began = head.path, monotonic()
         try:
             wanted = self._inference.want(path, decode_body(body))
         except EngineryError:
@@ -186,7 +186,7 @@ class FastPath:
 
         def on_done(result: Reply | EngineryError | None) -> None:
             self._budget.used -= len(body)
-            self._finished(path, wanted, relay, result)
+            self._finished(path, wanted, relay, result, overhead)
             if isinstance(result, EngineryError) and client.transport is not None:
                 client.transport.write(raw_error(result, sent))
             over(
@@ -195,19 +195,37 @@ class FastPath:
             )
 
         self._budget.used += len(body)
+        lease.reported = True
+        overhead = monotonic() - began
         relay = Relay(client, lease, upstream, sent, on_done, self._watch.relays)
         upstream.send(relay, first, outgoing.payload)
         return True
 
     def _finished(
-        self, path: str, wanted: Wanted, relay: Relay, result: Reply | EngineryError | None
+        self,
+        path: str,
+        wanted: Wanted,
+        relay: Relay,
+        result: Reply | EngineryError | None,
+        overhead: float,
     ) -> None:
         lease = relay.lease
         reply = result if isinstance(result, Reply) else None
         error = result if isinstance(result, EngineryError) else None
         name = wanted.entry.name
         self._inference.on_finished(
-            Finished(path, name, lease.variant, lease.queue_s, lease.swap_s, reply, error)
+            Finished(
+                path,
+                name,
+                lease.variant,
+                lease.queue_s,
+                lease.swap_s,
+                reply,
+                error,
+                lease.request_id,
+                wanted.request.stream,
+                overhead,
+            )
         )
 
 

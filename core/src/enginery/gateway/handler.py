@@ -65,6 +65,9 @@ class _Way:
     lease: Lease | None = None
     asked: bool = False
     """An engine may have seen it."""
+    began: float = 0.0
+    """When its body had come."""
+    overhead_s: float = 0.0
     reserved: int = 0
     """Bytes of the budget that its body takes."""
 
@@ -136,12 +139,14 @@ class InferenceHandler:
         self, request: web.Request, client: Connection, way: _Way
     ) -> web.StreamResponse:
         body = decode_body(await self._body(request, way))
+        way.began = monotonic()
         self._inference.check_allowed(visitor_of(request), body.model)
         way.wanted = wanted = self._inference.want(way.path, body)
         limits = wanted.entry.limits
         way.sent.cancel = limits.on_disconnect == "cancel"
         way.sent.deadlines = self._watch.deadlines(limits)
         way.lease = lease = await self._lease(request, way, wanted)
+        lease.reported = True
         way.sent.committed = way.answer.begun
         outgoing = self._inference.outgoing(wanted, lease)
         upstream = await self._connect(lease)
@@ -157,6 +162,8 @@ class InferenceHandler:
             lease.endpoint, way.path, len(outgoing.payload), passed, way.sent.request_id.encode()
         )
         way.asked = True
+        waited = lease.queue_s + lease.swap_s
+        way.overhead_s = max(0.0, monotonic() - way.began - waited)
         if outgoing.relayed:
             result = await self._relay(client, way, lease, upstream, head, outgoing)
             self._tell(way, reply=result)
@@ -328,6 +335,9 @@ class InferenceHandler:
                 swap_s=0.0 if lease is None else lease.swap_s,
                 reply=reply,
                 error=error,
+                request=0 if lease is None else lease.request_id,
+                stream=wanted is not None and wanted.request.stream,
+                overhead_s=way.overhead_s,
             )
         )
 

@@ -77,6 +77,14 @@ class Finished:
     """One request that is over, for whoever counts.
 
     One of ``reply`` and ``error`` is set, or neither where its client left before the end.
+
+    Args:
+        path, model, variant: what was asked for; ``model`` is empty where there is none of that name, and
+            ``variant`` None where no engine was leased.
+        queue_s, swap_s: seconds that it waited for others, and for its engine to start.
+        request: the lease's number, as in events.
+        stream: the client wanted a stream.
+        overhead_s: seconds that it spent in the gateway before the engine had it.
     """
 
     path: str
@@ -86,6 +94,9 @@ class Finished:
     swap_s: float
     reply: Reply | None = None
     error: EngineryError | None = None
+    request: int = 0
+    stream: bool = False
+    overhead_s: float = 0.0
 
 
 class Inference:
