@@ -187,7 +187,6 @@ class ClientConnection(RequestHandler):
         self._busy = False
         # aiohttp knows nothing of this request: its clock for idle connections begins anew
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        self._keepalive = True
         if not keep_alive:
             if self.transport is not None:
                 self.transport.close()
