@@ -318,7 +318,8 @@ class Dispatcher:
             self._publish(
                 "request.finished", lease.variant, request=lease.request_id, outcome=str(outcome)
             )
-        self.tell(Released(lease.id, outcome))
+        if not self.scheduler.try_release(lease.id, outcome, self.clock.now()):
+            self.tell(Released(lease.id, outcome))
 
     def _moved(self, moved: Moved) -> None:
         before, state = str(moved.before), str(moved.after)

@@ -42,6 +42,7 @@ from enginery.engine.seam import (
     Grant,
     InstanceView,
     MemoryMeasured,
+    Outcome,
     QueuedRequest,
     Ready,
     Reject,
@@ -119,9 +120,6 @@ class EngineScheduler:
                 holder = self._roster.leases.get(lease_id)
                 self._roster.release(lease_id, now)
                 reach.released(self._roster, holder, outcome)
-                if holder is not None and holder.leases and holder.state is State.READY:
-                    # others go on using it: nothing is decided, nobody's moment comes nearer
-                    return self._roster.take_out() if self._roster.out else []
             case UnloadAsked():
                 self._unload(event, now)
             case ShutdownAsked(grace):
@@ -143,6 +141,17 @@ class EngineScheduler:
             if one is not None and one.state is State.READY and not one.suspect:
                 return self._roster.lease(request, one, now)
         return None
+
+    def try_release(self, lease_id: int, outcome: Outcome, now: float) -> bool:
+        """See `Scheduler.try_release`."""
+        one = self._roster.leases.get(lease_id)
+        if one is None or one.state is not State.READY or len(one.leases) < 2:
+            return False
+        if outcome is Outcome.ENGINE_ERROR:
+            return False
+        # others go on using it: nothing is decided, and nobody's moment comes nearer
+        self._roster.release(lease_id, now)
+        return True
 
     def instances(self) -> list[InstanceView]:
         """See `Scheduler.instances`."""

@@ -451,6 +451,10 @@ class Scheduler(Protocol):
         """A lease at once if a fitting instance is ready and not draining; the fast path."""
         ...
 
+    def try_release(self, lease_id: int, outcome: Outcome, now: float) -> bool:
+        """End a lease from whose end nothing follows; False: nothing happened, tell it as `Released`."""
+        ...
+
     def instances(self) -> list[InstanceView]:
         """Every instance there ever was, for status pages."""
         ...
