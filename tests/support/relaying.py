@@ -15,8 +15,18 @@ from enginery.errors import EngineCrashed, EngineryError
 from enginery.gateway.relay import Relay, Reply, Sent
 from enginery.gateway.upstreams import Upstream
 from enginery.values import Endpoint, Variant
+from support.replies import Got, read_replies
 
-__all__ = ["HIGH_WATER", "MemoryClient", "MemoryTransport", "Scene"]
+__all__ = [
+    "HIGH_WATER",
+    "MemoryClient",
+    "MemoryTransport",
+    "Scene",
+    "error_frame",
+    "in_loop",
+    "only",
+    "pieces_of",
+]
 
 HIGH_WATER = 64 * 1024
 
@@ -224,3 +234,26 @@ class Scene:
         assert not self.relays
         assert self.client.relay is None
         assert self.engine.reading or self.engine.is_closing(), "kept, but paused for ever"
+
+
+def in_loop(body):
+    """Run a coroutine function; hypothesis and parametrized cases share no loop."""
+    with asyncio.Runner() as runner:
+        return runner.run(body())
+
+
+def only(raw: bytes) -> Got:
+    (got,) = read_replies(raw)
+    return got
+
+
+def error_frame(payload: bytes) -> bytes:
+    """What follows the engine's own bytes when they broke off, without its message."""
+    assert payload.startswith(b"event: error\ndata: {"), payload
+    assert payload.endswith(b"\n\ndata: [DONE]\n\n"), payload
+    return payload
+
+
+def pieces_of(raw: bytes, at: list[int]) -> list[bytes]:
+    at = sorted({min(place, len(raw)) for place in at} - {0})
+    return [raw[a:b] for a, b in zip([0, *at], [*at, len(raw)], strict=True) if a < b]
