@@ -9,12 +9,14 @@ import os
 import click
 
 from enginery.cli.notify import Notifier
+from enginery.cli.log_secrets import hide_in_logs
 from enginery.cli.session import run_async, set_up_logging, settings_options
 from enginery.engine.manager import EngineManager
 from enginery.gateway import Gateway
 from enginery.gateway.access import check_exposure
 from enginery.gateway.limits import raise_file_limit
 from enginery.settings import load_settings
+from enginery.settings.secrets import secrets_of
 
 __all__ = ["serve"]
 
@@ -43,6 +45,7 @@ async def serve(
     if config is not None and config_path is not None:
         raise click.UsageError("give the settings file once, as CONFIG or with --config")
     settings = load_settings(config or config_path)
+    hide_in_logs(secrets_of(settings))
     raise_file_limit()
     notifier = Notifier.take_from(os.environ)
     manager = EngineManager(settings)
