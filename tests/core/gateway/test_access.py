@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enginery.errors import AccessDenied, AuthenticationFailed, ConfigError, EngineryError
-from enginery.gateway.access import Access, Asked, Visitor, check_exposure, own_addresses
+from enginery.gateway.access import Access, Asked, check_exposure, own_addresses
 from enginery.settings import ServerSettings
 
 CHAT, ADMIN = "/v1/chat/completions", "/api/engines"
@@ -205,9 +205,9 @@ def test_a_key_may_be_for_some_models() -> None:
 
 def test_an_allowed_page_may_read_the_reply_and_our_own_needs_no_permission() -> None:
     access = Access(ServerSettings(**RULES))
-    theirs = access.admit(Asked(CHAT, HERE, "https://chat.example.org"))
-    assert theirs == Visitor(origin="https://chat.example.org")
-    assert access.admit(Asked(CHAT, HERE, "http://127.0.0.1:8080")).origin is None
+    assert access.check_page(HERE, "https://chat.example.org") == "https://chat.example.org"
+    assert access.check_page(HERE, "http://127.0.0.1:8080") is None
+    assert access.check_page(HERE, None) is None
 
 
 @settings(max_examples=150, deadline=None)

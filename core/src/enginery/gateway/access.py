@@ -60,12 +60,10 @@ class Visitor:
     Args:
         models: those that may be used; None: all.
         admin: ``/api`` is open.
-        origin: the web page's, where it is another than ours and may read the reply.
     """
 
     models: frozenset[str] | None = None
     admin: bool = False
-    origin: str | None = None
 
     def may_use(self, name: str, aliases: Iterable[str] = ()) -> bool:
         """Whether the model of this name may be used; `ServerSettings.api_keys` may name aliases too."""
@@ -137,14 +135,14 @@ class Access:
             AccessDenied: wrong host or origin, or an admin is wanted.
             AuthenticationFailed: a key is wanted, and there is none, or none that is known.
         """
-        origin = self.check_page(asked.host, asked.origin)
+        self.check_page(asked.host, asked.origin)
         if asked.path in OPEN_PATHS:
-            return Visitor(origin=origin)
+            return Visitor()
         given = [*_bearer(asked.authorization), *([asked.x_api_key] if asked.x_api_key else [])]
         digests = [_digest(text) for text in given]
         admin = _find(self._admin_keys, digests)
         if admin is not None:
-            return Visitor(admin.models, admin=True, origin=origin)
+            return Visitor(admin.models, admin=True)
         wants_admin = asked.path.startswith(ADMIN_PREFIX) or asked.path in ADMIN_PATHS
         key = _find(self._keys, digests)
         if (self._keys or (self._admin_keys and wants_admin)) and key is None:
@@ -161,7 +159,7 @@ class Access:
                 else "from this machine, with a key for all models, until `server.admin_keys` has one"
             )
             raise AccessDenied(f"{asked.path} is asked {where}", code="admin_required")
-        return Visitor(models, admin=wants_admin, origin=origin)
+        return Visitor(models, admin=wants_admin)
 
     def check_page(self, host: str | None, origin: str | None) -> str | None:
         """The origin, where it is another than ours and allowed; None where there is none, or ours.

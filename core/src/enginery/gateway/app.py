@@ -116,6 +116,7 @@ class Gateway:
         self._access = self._access_of(server)
         self._handler.body_limit = server.body_limit
         if self._short_way is not None:
+            self._short_way.body_limit = server.body_limit
             self._short_way.forget()
 
     @property
@@ -163,6 +164,7 @@ class Gateway:
                 self._budget,
                 lambda fields: self._access.admits(fields),  # noqa: PLW0108  # it is replaced by `adopt`
             )
+            self._short_way.body_limit = self._handler.body_limit
         self._runner = _Runner(
             app,
             self._short_way,

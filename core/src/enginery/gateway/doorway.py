@@ -20,6 +20,9 @@ __all__ = ["VISITOR", "enter", "let_read", "visitor_of"]
 VISITOR = web.RequestKey("visitor", Visitor)
 """Who asks; set before any handler is called."""
 
+_PAGE = web.RequestKey("page", str)
+"""The origin of an allowed page that is not ours."""
+
 PREFLIGHT_AGE = 600
 """Seconds for which a browser remembers what it was told."""
 
@@ -36,10 +39,13 @@ def enter(access: Access, request: web.Request) -> web.Response | None:
     origin = request.headers.get("Origin")
     if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
         return _preflight(access.check_page(_host(request), origin), request)
-    visitor = request[VISITOR] = access.admit(_asked(request, origin))
-    if visitor.origin is not None:
-        lines = [f"{name}: {value}\r\n" for name, value in _permission(visitor.origin).items()]
-        request[CORS] = "".join(lines).encode("latin-1")
+    if origin is not None:
+        page = access.check_page(_host(request), origin)
+        if page is not None:  # it may read as well why it is turned away
+            request[_PAGE] = page
+            lines = [f"{name}: {value}\r\n" for name, value in _permission(page).items()]
+            request[CORS] = "".join(lines).encode("latin-1")
+    request[VISITOR] = access.admit(_asked(request, origin))
     return None
 
 
@@ -50,9 +56,9 @@ def visitor_of(request: web.Request) -> Visitor:
 
 def let_read(request: web.Request, response: web.StreamResponse) -> None:
     """The page that asks may read a reply of ours."""
-    origin = request[VISITOR].origin if VISITOR in request else None
-    if origin is not None:
-        response.headers.update(_permission(origin))
+    page = request.get(_PAGE)
+    if page is not None:
+        response.headers.update(_permission(page))
 
 
 def _permission(origin: str) -> dict[str, str]:

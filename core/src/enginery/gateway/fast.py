@@ -94,6 +94,8 @@ class FastPath:
         self._budget = budget
         self._admits = admits
         self._heads: dict[bytes, _Head] = {}
+        self.body_limit = LONGEST
+        """Bytes of a body; the long way tells whoever sends more."""
 
     def forget(self) -> None:
         """What was admitted is looked at again: the rules have changed."""
@@ -129,6 +131,8 @@ class FastPath:
         if head is _REFUSED:
             return 0
         size = end + 4 + int(length[1])
+        if size - end - 4 > self.body_limit:
+            return 0
         if size > len(data):
             return -size if size <= LONGEST else 0
         if self._budget.full:
