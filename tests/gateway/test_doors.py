@@ -226,33 +226,31 @@ async def test_a_secret_is_nowhere_but_where_it_belongs(
         EngineManager(settings) as manager,
         Gateway(manager, port=0) as gateway,
         aiohttp.ClientSession(gateway.base_url) as client,
+        client.get("/api/events", headers=admin) as events,
     ):
-        async with client.get("/api/events", headers=admin) as events:
-            for model in ("small", "hosted", "chatty", "none", "small"):
-                key = {"x-api-key": f"{canary}-1"}
-                async with client.post(CHAT, json=ask(model), headers=key) as reply:
-                    seen += [await reply.read(), str(reply.headers).encode()]
-                    assert (reply.status == 200) == (model == "small")
-            async with client.post(CHAT, json=ask(), headers={"x-api-key": f"{canary}-9"}) as reply:
-                assert reply.status == 401
+        for model in ("small", "hosted", "chatty", "none", "small"):
+            key = {"x-api-key": f"{canary}-1"}
+            async with client.post(CHAT, json=ask(model), headers=key) as reply:
+                seen += [await reply.read(), str(reply.headers).encode()]
+                assert (reply.status == 200) == (model == "small")
+        async with client.post(CHAT, json=ask(), headers={"x-api-key": f"{canary}-9"}) as reply:
+            assert reply.status == 401
+            seen.append(await reply.read())
+        for path in ("/metrics", "/api/engines", "/api/config", "/api/plugins", "/v1/models"):
+            async with client.get(path, headers=admin) as reply:
+                assert reply.status == 200
                 seen.append(await reply.read())
-            for path in ("/metrics", "/api/engines", "/api/config", "/api/plugins", "/v1/models"):
-                async with client.get(path, headers=admin) as reply:
-                    assert reply.status == 200
-                    seen.append(await reply.read())
-            for model in ("small", "chatty"):
-                async with client.get(f"/api/models/{model}/logs", headers=admin) as reply:
-                    seen.append(await reply.read())
-            assert f"my token is {HIDDEN}".encode() in seen[-1]
-            engines = psutil.Process().children(recursive=True)
-            seen += [" ".join(process.cmdline()).encode() for process in engines]
-            keys = [e.endpoint.api_key for e in manager.inspection.running()]
-            async with client.post("/api/models/small/unload", headers=admin) as reply:
+        for model in ("small", "chatty"):
+            async with client.get(f"/api/models/{model}/logs", headers=admin) as reply:
                 seen.append(await reply.read())
-            while b"stopping" not in (
-                line := await asyncio.wait_for(events.content.readline(), 30)
-            ):
-                seen.append(line)
+        assert f"my token is {HIDDEN}".encode() in seen[-1]
+        engines = psutil.Process().children(recursive=True)
+        seen += [" ".join(process.cmdline()).encode() for process in engines]
+        keys = [e.endpoint.api_key for e in manager.inspection.running()]
+        async with client.post("/api/models/small/unload", headers=admin) as reply:
+            seen.append(await reply.read())
+        while b"stopping" not in (line := await asyncio.wait_for(events.content.readline(), 30)):
+            seen.append(line)
     seen.append("\n".join(record.getMessage() for record in caplog.records).encode())
     assert len(engines) > 1
     assert keys

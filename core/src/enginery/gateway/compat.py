@@ -18,7 +18,7 @@ from enginery.engine.manager import EngineManager
 from enginery.engine.status import InstanceStatus
 from enginery.errors import AccessDenied, EngineLeaked, MethodNotAllowed, UnsupportedOperation
 from enginery.gateway.answers import json_response
-from enginery.gateway.doorway import visitor_of
+from enginery.gateway.doorway import is_allowed_page, visitor_of
 from enginery.gateway.inference import Inference
 from enginery.gateway.passthrough import Passage
 from enginery.lifecycle import State
@@ -154,5 +154,5 @@ def _only(request: web.Request, *methods: str) -> None:
 
 def _not_from_elsewhere(request: web.Request) -> None:
     site = request.headers.get("Sec-Fetch-Site", "none")
-    if site not in {"none", "same-origin"} and visitor_of(request).origin is None:
+    if site not in {"none", "same-origin"} and not is_allowed_page(request):
         raise AccessDenied("other sites' pages may not ask this", code="forbidden_origin")

@@ -148,6 +148,7 @@ class ClientConnection(RequestHandler):
 
     def _awaits(self, data: bytes, size: int) -> bool:
         """More has to come; False where a body of this size is too much to be held here."""
+        self._silent = False
         if b"\r\n\r\n" not in data:
             self._await_head()
             return True
@@ -159,9 +160,8 @@ class ClientConnection(RequestHandler):
         return True
 
     def _await_head(self) -> None:
-        if self._silent or not self._due:
-            self._silent = False
-            self._due = self._due or monotonic() + self._limits.header
+        self._silent = False
+        self._due = self._due or monotonic() + self._limits.header
 
     def _to_aiohttp(self, data: bytes) -> None:
         try:

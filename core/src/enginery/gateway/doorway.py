@@ -15,7 +15,7 @@ from aiohttp import web
 from enginery.gateway.access import PROXY_HEADERS, Access, Asked, Visitor
 from enginery.gateway.request_head import CORS
 
-__all__ = ["VISITOR", "enter", "let_read", "visitor_of"]
+__all__ = ["VISITOR", "enter", "is_allowed_page", "let_read", "visitor_of"]
 
 VISITOR = web.RequestKey("visitor", Visitor)
 """Who asks; set before any handler is called."""
@@ -59,6 +59,11 @@ def let_read(request: web.Request, response: web.StreamResponse) -> None:
     page = request.get(_PAGE)
     if page is not None:
         response.headers.update(_permission(page))
+
+
+def is_allowed_page(request: web.Request) -> bool:
+    """Whether a web page asks that is not ours, and that the settings allow."""
+    return _PAGE in request
 
 
 def _permission(origin: str) -> dict[str, str]:
