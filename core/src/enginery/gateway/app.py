@@ -173,6 +173,7 @@ class Gateway:
             handler_cancellation=True,
             access_log=None,
             keepalive_timeout=self._limits.keep_alive,
+            lingering_time=self._limits.linger,
             auto_decompress=False,
         )
         await self._runner.setup()

@@ -22,6 +22,8 @@ class ConnectionLimits:
         keep_alive: an idle connection is kept open.
         body_grace, body_rate: a body may take ``body_grace`` seconds, and one more for each ``body_rate``
             bytes that have come.
+        linger: what is still sent of a body that was refused is read and dropped for so long, so that the
+            client comes to read why.
         write_stall: a client may leave what we wrote unread.
         body_budget: bytes that the bodies of all requests under way may have together.
     """
@@ -30,6 +32,7 @@ class ConnectionLimits:
     keep_alive: float = 75.0
     body_grace: float = 30.0
     body_rate: float = 4096.0
+    linger: float = 5.0
     write_stall: float = 60.0
     body_budget: int = 512 * 2**20
 
