@@ -99,7 +99,7 @@ async def kill_in(
             assert isinstance(told, EngineryError | aiohttp.ClientError | None), told
         await until(lambda: set(children(os.getpid())) <= before, f"{case}: zombies")
         if address is not None:
-            with pytest.raises(OSError, match="refused|failed"):
+            with pytest.raises(OSError, match=r"refused|failed"):
                 await asyncio.open_connection("127.0.0.1", int(address.rpartition(":")[2]))
         client = await manager.ensure_engine("m")
         async with await client.forward_request(session, "", HELLO) as response:

@@ -27,7 +27,17 @@ MAX_INT = 2**31 - 1  # llama.cpp reads a longer number as a 32-bit one: 2**32 + 
 _REPLY_LIMITS = ("max_tokens", "max_completion_tokens", "n_predict", "max_output_tokens")
 _PLAIN = frozenset(
     {
-        *("model", "messages", "prompt", "input", "system", "stream", "seed", "temperature", "top_p"),
+        *(
+            "model",
+            "messages",
+            "prompt",
+            "input",
+            "system",
+            "stream",
+            "seed",
+            "temperature",
+            "top_p",
+        ),
         *("frequency_penalty", "presence_penalty", *_REPLY_LIMITS),
     }
 )
