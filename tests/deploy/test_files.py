@@ -13,11 +13,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import yaml
 
 from enginery.cli import cli
 from enginery.settings import Settings
+from support.gateways import serving
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -210,10 +212,31 @@ def queries(dashboard: dict[str, Any]) -> list[str]:
     return own + variables
 
 
-def test_every_metric_of_the_dashboard_exists_and_every_one_is_shown(dashboard) -> None:
-    named = set(re.findall(r"enginery_\w+", " ".join(queries(dashboard))))
-    families = {re.sub(r"_(bucket|sum|count)\Z", "", name) for name in named}
-    assert families == set(METRICS)
+def families(text: str) -> set[str]:
+    names = re.findall(r"\benginery_\w+", text)
+    return {re.sub(r"_(bucket|sum|count)\Z", "", name) for name in names}
+
+
+def test_the_dashboard_shows_every_metric_of_the_table(dashboard) -> None:
+    assert families(" ".join(queries(dashboard))) == set(METRICS)
+
+
+async def test_every_metric_of_the_table_is_told_by_a_gateway_with_its_labels() -> None:
+    models = {name: {"engine": "mock", "options": {"memory": 1}} for name in ("one", "two")}
+    async with serving(models) as house, aiohttp.ClientSession(house.base_url) as client:
+        for name in models:  # so there is a swap
+            body = {"model": name, "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+            async with client.post("/v1/chat/completions", json=body) as reply:
+                assert reply.status == 200
+                await reply.read()
+        async with client.get("/metrics") as reply:
+            page = await reply.text()
+    told = set(re.findall(r"^# TYPE (enginery_\w+) ", page, re.MULTILINE))
+    assert set(METRICS) <= told
+    for name, labels in re.findall(r"^(enginery_\w+?)(?:{(.*)})? [^ ]+$", page, re.MULTILINE):
+        (family,) = families(name)
+        if family in METRICS:
+            assert set(re.findall(r'(\w+)="', labels)) <= METRICS[family], name
 
 
 def test_every_label_of_the_dashboard_is_one_of_its_metric(dashboard) -> None:
