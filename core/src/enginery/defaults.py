@@ -11,9 +11,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from enginery.errors import EngineUnreachable
+from enginery.enginecore.served import SERVER_NAME
+from enginery.errors import BadEngineReply, EngineUnreachable
 from enginery.hookspecs import hookimpl
 from enginery.values import (
+    EngineReply,
     EngineRequest,
     Health,
     RunningEngine,
@@ -108,7 +110,14 @@ def _quoted_bytes(text: str) -> int:
 
 
 class EngineDefaults:
-    """Registered before every plugin; called when the plugin has no answer."""
+    """Registered before every plugin; called when the plugin has no answer.
+
+    One object per plugin. It remembers at which levels a variant's core server can sleep: only the backend
+    knows, and it lives in that server.
+    """
+
+    def __init__(self) -> None:
+        self._levels: dict[str, tuple[int, ...]] = {}
 
     @hookimpl
     def get_supported_endpoints(self) -> Sequence[str]:
@@ -127,9 +136,9 @@ class EngineDefaults:
         return False
 
     @hookimpl
-    def sleep_levels(self, variant: Variant) -> Sequence[int]:  # noqa: ARG002  # the spec's name
-        """None: an engine cannot sleep unless its plugin says so."""
-        return ()
+    def sleep_levels(self, variant: Variant) -> Sequence[int]:
+        """What a core server said of its backend when it was last seen ready; others cannot sleep."""
+        return self._levels.get(variant.id, ())
 
     @hookimpl
     async def check_health(self, engine: RunningEngine) -> Health:
@@ -144,11 +153,38 @@ class EngineDefaults:
         except EngineUnreachable as error:
             return Health("starting", detail=str(error))
         if 200 <= reply.status < 300:
-            return Health("ready")
+            return self._served_health(engine.variant, reply) or Health("ready")
         detail = f"HTTP {reply.status}: {_reason(reply.body)}"
         # servers answer 503, some 500 or 502, while they load; but for 429 a 4xx will not get better
         loading = reply.status >= 500 or reply.status == 429
         return Health("starting" if loading else "failed", detail=detail)
+
+    def _served_health(self, variant: Variant, reply: EngineReply) -> Health | None:
+        """A core server tells more with its health: whether it sleeps, and at which levels it can."""
+        if not reply.headers.get("server", "").startswith(SERVER_NAME):
+            return None
+        try:
+            said = reply.json()
+            self._levels[variant.id] = tuple(int(level) for level in said["sleep_levels"])
+            return Health("asleep" if said["is_sleeping"] is True else "ready")
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    # -- for plugins that bring a backend and no hooks of these names ---------------------------
+
+    async def sleep_served(self, engine: RunningEngine, level: int) -> None:
+        """Let a core server sleep; returns when the memory is back."""
+        await _told(engine, f"/sleep?level={level}")
+
+    async def wake_served(self, engine: RunningEngine) -> None:
+        """Wake a core server; returns when it serves again."""
+        await _told(engine, "/wake_up")
+
+
+async def _told(engine: RunningEngine, path: str) -> None:
+    reply = await engine.post(path, {})
+    if reply.status != 200:
+        raise BadEngineReply(f"POST {path}: HTTP {reply.status}: {_reason(reply.body)}")
 
 
 def _reason(body: bytes) -> str:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from enginery.enginecore.served import Served
 from enginery.errors import EngineStartFailed, PluginError
 from enginery.plugins import EngineHooks
 from enginery.values import Command, Endpoint, Variant
@@ -35,8 +36,8 @@ def command_for(hooks: EngineHooks, variant: Variant, endpoint: Endpoint) -> Com
     """What to run for ``variant`` on ``endpoint``.
 
     Raises:
-        EngineStartFailed: neither the plugin nor the variant has a command, or it does not say where
-            the unix socket is.
+        EngineStartFailed: neither the plugin nor the variant has a command or a backend, or it does not
+            say where the unix socket is.
     """
     command = hooks.build_command(variant, endpoint)
     if command is not None and (isinstance(command.argv, str) or not command.argv):
@@ -45,12 +46,7 @@ def command_for(hooks: EngineHooks, variant: Variant, endpoint: Endpoint) -> Com
         )
     own = fill(variant.args, endpoint, variant.model)
     if command is None:
-        if variant.binary is None:
-            raise EngineStartFailed(
-                f"{variant.id}: engine {variant.engine_type!r} gives no command to start; "
-                "set `binary` and `args` (backends in Python cannot be served yet)"
-            )
-        command = Command([variant.binary, *own])
+        command = _without_command(hooks, variant, endpoint, own)
     elif variant.binary is not None and variant.args:
         command = replace(command, argv=[variant.binary, *own])
     elif variant.binary is not None:
@@ -69,3 +65,27 @@ def command_for(hooks: EngineHooks, variant: Variant, endpoint: Endpoint) -> Com
         cwd=variant.work_dir or command.cwd,
         stop_argv=fill(variant.stop_argv, endpoint, variant.model) or command.stop_argv,
     )
+
+
+def _without_command(
+    hooks: EngineHooks, variant: Variant, endpoint: Endpoint, own: Sequence[str]
+) -> Command:
+    """The variant's own command, else a core server around the plugin's backend.
+
+    Raises:
+        EngineStartFailed: neither is there, or there are arguments that nobody reads.
+    """
+    if variant.binary is not None:
+        return Command([variant.binary, *own])
+    if not hooks.implements("create_backend"):
+        raise EngineStartFailed(
+            f"{variant.id}: engine {variant.engine_type!r} gives no command to start; "
+            "set `binary` and `args`"
+        )
+    if own:
+        raise EngineStartFailed(
+            f"{variant.id}: engine {variant.engine_type!r} runs in Python and takes no `args`; "
+            "what it can be told stands in its options",
+            param="args",
+        )
+    return Served.of(variant, hooks.allow, hooks.deny).command(endpoint)

@@ -17,6 +17,7 @@ from enginery.enginecore.detokenizer import StopStrings
 from enginery.enginecore.failures import failure_from
 from enginery.enginecore.messages import EngineCoreOutput, EngineCoreRequest, FinishReason
 from enginery.enginecore.pieces import Ended, PieceThread, WakePipe
+from enginery.enginecore.tokenizing import TOKEN_CALLS, token_call
 from enginery.enginecore.waiting import WaitingQueue
 from enginery.errors import ContextLengthExceeded, InvalidRequest, UnsupportedOperation
 
@@ -94,7 +95,10 @@ class GeneratorBackend:
         if tokenizer is not None:
             forms |= {"tokens"}
         self._capabilities = Capabilities(
-            max_model_len=max_model_len, max_num_seqs=slots, accepts=forms
+            max_model_len=max_model_len,
+            max_num_seqs=slots,
+            accepts=forms,
+            utilities=() if tokenizer is None else TOKEN_CALLS,
         )
 
     @property
@@ -153,8 +157,10 @@ class GeneratorBackend:
         """Readable while pieces wait to be collected."""
         return self._wake.fileno()
 
-    def utility(self, method: str, args: Mapping[str, Any]) -> Any:  # noqa: ARG002  # none takes any
-        """Counts are all it has: ``get_stats`` (running, waiting)."""
+    def utility(self, method: str, args: Mapping[str, Any]) -> Any:
+        """Counts: ``get_stats`` (running, waiting); with a tokenizer, `token_call`'s."""
+        if self._tokenizer is not None and method in TOKEN_CALLS:
+            return token_call(self._tokenizer, method, args)
         if method == "get_stats":
             return {"running": len(self._threads), "waiting": len(self._waiting)}
         raise UnsupportedOperation(f"a backend around a generator has no {method!r}")

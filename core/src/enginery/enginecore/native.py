@@ -17,6 +17,7 @@ from enginery.enginecore.messages import EngineCoreOutput, EngineCoreRequest, Fi
 from enginery.enginecore.profiling import StepProfiler
 from enginery.enginecore.request import Request
 from enginery.enginecore.scheduler import SimpleScheduler
+from enginery.enginecore.tokenizing import TOKEN_CALLS, token_call
 from enginery.errors import InvalidRequest, UnsupportedOperation
 
 __all__ = ["NativeBackend"]
@@ -66,6 +67,7 @@ class NativeBackend:
             prefix_cache=True,
             profiler=True,
             dummy_batch=True,
+            utilities=() if tokenizer is None else TOKEN_CALLS,
             vocab_size=vocab_size,
         )
 
@@ -126,7 +128,9 @@ class NativeBackend:
         return None
 
     def utility(self, method: str, args: Mapping[str, Any]) -> Any:
-        """The calls that `Backend.utility` lists."""
+        """The calls that `Backend.utility` lists; with a tokenizer, `token_call`'s too."""
+        if self._tokenizer is not None and method in TOKEN_CALLS:
+            return token_call(self._tokenizer, method, args)
         if method not in _CALLS:
             raise UnsupportedOperation(f"{type(self).__name__} has no {method!r}")
         return getattr(self, method)(**args)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pluggy
@@ -52,6 +52,8 @@ class EngineHooks:
         engine_type: what it is called.
         distribution: where it comes from, for error messages.
         command_required: False only for the framework's own engine_type.
+        allow: the distributions that were allowed when it was found: a child that finds it again is told.
+        deny: the same for those that were not.
 
     Raises:
         PluginError: something is wrong with the plugin.
@@ -64,9 +66,13 @@ class EngineHooks:
         distribution: str = "(none)",
         *,
         command_required: bool = True,
+        allow: Sequence[str] = (),
+        deny: Sequence[str] = (),
     ) -> None:
         self.engine_type = engine_type
         self.distribution = distribution
+        self.allow = tuple(allow)
+        self.deny = tuple(deny)
         self.plugin = plugin
         self.implemented = check_plugin(plugin, command_required=command_required)
         """The hooks that the plugin answers itself; the others are never asked through pluggy."""
@@ -185,13 +191,29 @@ class EngineHooks:
         if level not in levels:
             has = f"it has {list(levels)}" if levels else "it cannot sleep"
             raise UnsupportedOperation(f"{engine.variant.id} has no sleep level {level}: {has}")
-        await self._await("sleep", object, timeout, engine=engine, level=level)
+        if self.implements("sleep") or not self.implements("create_backend"):
+            await self._await("sleep", object, timeout, engine=engine, level=level)
+        else:
+            await self._by_server(self._defaults.sleep_served(engine, level), timeout)
 
     async def wake_up(self, engine: RunningEngine, timeout: float = SLEEP_TIMEOUT) -> None:
         """See the hook."""
-        await self._await("wake_up", object, timeout, engine=engine)
+        if self.implements("wake_up") or not self.implements("create_backend"):
+            await self._await("wake_up", object, timeout, engine=engine)
+        else:
+            await self._by_server(self._defaults.wake_served(engine), timeout)
 
     # -- calling -------------------------------------------------------------------------------
+
+    async def _by_server(self, call: Awaitable[None], timeout: float) -> None:
+        """What the core server does for a plugin that brings a backend and no hook for this."""
+        try:
+            async with asyncio.timeout(timeout):
+                await call
+        except EngineryError:
+            raise
+        except TimeoutError as error:
+            raise EngineTimeout(f"{self._who()}: no answer within {timeout:g} s") from error
 
     def _call(self, name: str, kind: type[T] | tuple[type, ...], **kwargs: Any) -> T | None:
         """One pure hook; None when neither the plugin nor the defaults answered."""

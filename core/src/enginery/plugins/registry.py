@@ -203,6 +203,8 @@ class PluginRegistry:
                 row.engine_type,
                 row.distribution,
                 command_required=row.distribution != _FRAMEWORK,
+                allow=sorted(self._allow),
+                deny=sorted(self._deny),
             )
         except KeyboardInterrupt:
             raise

@@ -147,6 +147,12 @@ class MockOptions(BaseModel):
         description="Levels that it can sleep at, with vLLM's routes; level 0 keeps its memory. Empty: it "
         "has no such routes.",
     )
+    in_process: bool = Field(
+        default=False,
+        description="Runs `MockExecutor` in an engine core behind the framework's own server, instead of "
+        "the mock's: words out of nothing, real batching, sleep at levels 1 and 2. Of the other options "
+        "`seed`, `itl_ms` (a step) and `memory` count there.",
+    )
     sleep_ms: float = Field(
         default=0.0,
         ge=0,

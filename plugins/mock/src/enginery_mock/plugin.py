@@ -15,6 +15,7 @@ from typing import Any
 from enginery import (
     API_VERSION,
     AuthenticationFailed,
+    Backend,
     BadEngineReply,
     Command,
     ContextLengthExceeded,
@@ -38,6 +39,8 @@ from enginery_mock.tokens import request_tokens
 __all__ = ["MockPlugin"]
 
 RETRY_AFTER = 1.0
+DEFAULT_CONTEXT = 8192
+CORE_ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/models")
 
 
 class MockPlugin:
@@ -46,8 +49,10 @@ class MockPlugin:
     API_VERSION = API_VERSION
 
     @hookimpl
-    def build_command(self, variant: Variant, endpoint: Endpoint) -> Command:
+    def build_command(self, variant: Variant, endpoint: Endpoint) -> Command | None:
         """The mock server, in the same Python as we; the key goes into its environment."""
+        if options_of(variant.options).in_process:
+            return None
         return Command(
             # -P: a json.py in the working directory is not ours
             argv=(sys.executable, "-P", "-m", "enginery_mock.server", *_flags(variant, endpoint)),
@@ -60,8 +65,23 @@ class MockPlugin:
         )
 
     @hookimpl
-    def get_supported_endpoints(self) -> Sequence[str]:
+    def create_backend(self, variant: Variant) -> Backend:
+        """A `MockExecutor` under our own batching."""
+        from enginery.enginecore.mock import create_backend
+
+        options = options_of(variant.options)
+        return create_backend(
+            max_batch_size=variant.parallel,
+            max_model_len=variant.context_length or DEFAULT_CONTEXT,
+            seed=options.seed,
+            step_ms=options.itl_ms,
+        )
+
+    @hookimpl
+    def get_supported_endpoints(self, variant: Variant) -> Sequence[str]:
         """The inference routes, and those that count tokens."""
+        if options_of(variant.options).in_process:
+            return (*CORE_ENDPOINTS, "/tokenize", "/detokenize")
         return (
             "/v1/chat/completions",
             "/v1/completions",
@@ -76,8 +96,10 @@ class MockPlugin:
         )
 
     @hookimpl
-    def estimate_tokens(self, request: EngineRequest) -> int:
+    def estimate_tokens(self, request: EngineRequest, variant: Variant) -> int | None:
         """Exact: the server counts with the same function."""
+        if options_of(variant.options).in_process:
+            return None  # its tokenizer is another: the default's bounds from bytes hold
         return request_tokens(request.path, request.body)
 
     @hookimpl
@@ -117,8 +139,9 @@ class MockPlugin:
 
     @hookimpl
     def sleep_levels(self, variant: Variant) -> Sequence[int]:
-        """Those of the options."""
-        return options_of(variant.options).sleep_levels
+        """Those of the options; in process, all."""
+        options = options_of(variant.options)
+        return (0, 1, 2) if options.in_process else options.sleep_levels
 
     @hookimpl
     def demo_variant(self) -> Mapping[str, Any]:
@@ -137,7 +160,8 @@ class MockPlugin:
 
         ``/health`` says ok of a sleeping engine too, as vLLM's does.
         """
-        if not options_of(engine.variant.options).sleep_levels:
+        options = options_of(engine.variant.options)
+        if options.in_process or not options.sleep_levels:
             return None
         try:
             reply = await engine.get("/is_sleeping")
