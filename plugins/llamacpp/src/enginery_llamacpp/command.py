@@ -12,7 +12,7 @@ from signal import SIGTERM
 from enginery import Command, Endpoint, EngineStartFailed, StopPlan, Variant
 from enginery_llamacpp.options import LlamaCppOptions, options_of
 
-__all__ = ["API_KEY_VARIABLE", "STOP_PLAN", "build_command"]
+__all__ = ["API_KEY_VARIABLE", "STOP_PLAN", "build_command", "flags_of"]
 
 API_KEY_VARIABLE = "LLAMA_API_KEY"
 
@@ -50,7 +50,7 @@ def build_command(variant: Variant, endpoint: Endpoint, program: Sequence[str]) 
         )
     env = {} if endpoint.api_key is None else {API_KEY_VARIABLE: endpoint.api_key}
     return Command(
-        argv=(*program, *_flags(variant, options, endpoint)),
+        argv=(*program, *flags_of(variant, options, endpoint)),
         env=env,
         cwd=variant.work_dir,
         health_path="/health",
@@ -60,7 +60,8 @@ def build_command(variant: Variant, endpoint: Endpoint, program: Sequence[str]) 
     )
 
 
-def _flags(variant: Variant, options: LlamaCppOptions, endpoint: Endpoint) -> Iterator[str]:
+def flags_of(variant: Variant, options: LlamaCppOptions, endpoint: Endpoint) -> Iterator[str]:
+    """llama-server's flags for ``variant`` at ``endpoint``."""
     if options.model is not None:
         yield from ("--model", options.model)
     yield from ("--host", endpoint.unix_path or endpoint.host, "--port", str(endpoint.port))

@@ -71,6 +71,11 @@ class LlamaCppOptions(BaseModel):
         "together: it notices that a client has left only while it streams, and would go on to the "
         "end of the reply. `false` saves the gateway that work.",
     )
+    in_process: bool = Field(
+        default=False,
+        description="Run the bundled llama.cpp inside an engine core in Python, behind the framework's own "
+        "server, instead of starting a llama-server. Chats and completions only.",
+    )
     extra_args: tuple[str, ...] = Field(
         default=(),
         description="More flags for `llama-server`, one word each, put last so that they win.",
@@ -94,6 +99,8 @@ class LlamaCppOptions(BaseModel):
         # llama.cpp takes both flags, pools for ranking, and answers /v1/embeddings with zeros
         if self.embedding and self.reranking:
             raise ValueError("embedding and reranking exclude each other: make two variants")
+        if self.in_process and (self.embedding or self.reranking):
+            raise ValueError("in_process has neither embedding nor reranking")
         return self
 
     @property

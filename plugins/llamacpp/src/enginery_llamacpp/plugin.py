@@ -14,6 +14,7 @@ from typing import Any
 import pydantic
 
 from enginery import (
+    Backend,
     Command,
     Endpoint,
     EngineRequest,
@@ -30,7 +31,7 @@ from enginery_llamacpp.errors import parse_error
 from enginery_llamacpp.options import LlamaCppOptions, options_of
 from enginery_llamacpp.requests import adapt
 from enginery_llamacpp.streams import prefers_stream, summed_usage
-from enginery_llamacpp.tokens import count_tokens, estimate_tokens
+from enginery_llamacpp.tokens import count_in_process, count_tokens, estimate_tokens
 from enginery_llamacpp.validation import validate
 
 __all__ = ["API_VERSION", "LlamaCppPlugin"]
@@ -49,6 +50,13 @@ _CHAT = (
     "/apply-template",
 )
 _COMPLETION = ("/v1/completions", "/infill")
+_IN_PROCESS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/models",
+    "/tokenize",
+    "/detokenize",
+)
 _ALWAYS = ("/tokenize", "/detokenize", "/v1/models")
 
 DEMO_MODEL = Path(__file__).with_name("data") / "micro-pydoc.gguf"
@@ -69,9 +77,18 @@ class LlamaCppPlugin:
         return LlamaCppOptions
 
     @hookimpl
-    def build_command(self, variant: Variant, endpoint: Endpoint) -> Command:
-        """A llama-server of the user's, else the bundled one."""
+    def build_command(self, variant: Variant, endpoint: Endpoint) -> Command | None:
+        """A llama-server of the user's, else the bundled one; none in process."""
+        if options_of(variant.options).in_process:
+            return None
         return build_command(variant, endpoint, find_program(variant.binary))
+
+    @hookimpl
+    def create_backend(self, variant: Variant) -> Backend:
+        """The bundled llama.cpp in this process."""
+        from enginery_llamacpp.backend import LlamaCppBackend
+
+        return LlamaCppBackend(variant)
 
     @hookimpl
     def get_supported_endpoints(self, variant: Variant) -> Sequence[str]:
@@ -81,6 +98,8 @@ class LlamaCppPlugin:
         chat template had better say ``features: [completions]``, for llama.cpp takes ChatML then.
         """
         options, features = options_of(variant.options), variant.features or frozenset()
+        if options.in_process:
+            return _IN_PROCESS
         special = options.embedding or options.reranking
         generates = not special or not features.isdisjoint({"chat", "completions"})
         chats = generates and ("chat" in features or "completions" not in features)
@@ -115,7 +134,9 @@ class LlamaCppPlugin:
 
     @hookimpl
     def prefers_stream(self, request: EngineRequest, variant: Variant) -> bool:
-        """True for chats, completions, responses and messages: see `streams`."""
+        """True for chats, completions, responses and messages: see `streams`. Not in process."""
+        if options_of(variant.options).in_process:
+            return False
         return prefers_stream(request, variant)
 
     @hookimpl
@@ -142,4 +163,6 @@ class LlamaCppPlugin:
     @hookimpl
     async def count_tokens(self, request: EngineRequest, engine: RunningEngine) -> int | None:
         """As llama.cpp itself counts them."""
+        if options_of(engine.variant.options).in_process:
+            return await count_in_process(request, engine)
         return await count_tokens(request, engine)

@@ -26,7 +26,7 @@ from enginery_llamacpp.validation import (
     validate,
 )
 
-__all__ = ["SPECIAL_TOKENS", "count_tokens", "estimate_tokens", "split_prompts"]
+__all__ = ["SPECIAL_TOKENS", "count_in_process", "count_tokens", "estimate_tokens", "split_prompts"]
 
 SPECIAL_TOKENS = 3
 
@@ -99,6 +99,17 @@ async def count_tokens(request: EngineRequest, engine: RunningEngine) -> int | N
             return None
         longest = max(longest, count)
     return longest
+
+
+async def count_in_process(request: EngineRequest, engine: RunningEngine) -> int | None:
+    """The same where llama.cpp runs behind the framework's own server; None when that cannot say."""
+    field = "messages" if request.path == CHAT else "prompt"
+    value = request.body.get(field)
+    if isinstance(value, list) and field == "prompt":
+        return len(value) if all(type(token) is int for token in value) else None
+    if not value:
+        return None
+    return _number(await engine.post("/tokenize", {field: value}), "count")
 
 
 async def _count_prompt(prompt: Any, engine: RunningEngine) -> int | None:
