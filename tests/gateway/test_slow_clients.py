@@ -75,7 +75,7 @@ async def connect(gateway: Gateway, stack: AsyncExitStack, small: bool = False):
     raw.setblocking(False)
     await asyncio.get_running_loop().sock_connect(raw, gateway.address)
     reader, writer = await asyncio.open_connection(sock=raw)
-    stack.callback(lambda: writer.transport.abort())
+    stack.callback(lambda: writer.transport.abort())  # noqa: PLW0108  # a writer that is dropped closes
     return reader, writer
 
 

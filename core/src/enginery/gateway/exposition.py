@@ -130,8 +130,7 @@ def _relabelled(pages: Iterable[tuple[Variant, str]]) -> list[Metric]:
                     for name, value in sample.labels.items()
                 }
                 one.samples.append(sample._replace(labels={**own, **theirs}))
-            plain = all(s.name.endswith(("_total", "_created")) for s in family.samples)
-            if one.type != family.type or (family.type == "counter" and not plain):
+            if one.type != family.type:
                 one.type = "unknown"
     return list(found.values())
 
