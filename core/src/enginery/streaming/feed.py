@@ -91,7 +91,8 @@ class TokenFeed:
         self._limit = BLOCK + buffer_size if on_full == "coalesce" else buffer_size
         self._folded = buffer_size
         self._lock = Lock()
-        self._items: list[StreamToken] = []
+        self.unread: list[StreamToken] = []
+        """Replaced, never emptied: its truth may be asked without the lock."""
         self._waiting = 0  # tokens in them
         self._reader: Waiter | None = None
         self._need = 1
@@ -132,7 +133,7 @@ class TokenFeed:
                 finish_reason,
                 tuple(logprobs) if logprobs else (),
             )
-            items = self._items
+            items = self.unread
             items.append(token)
             self._waiting += count
             self.total += count
@@ -181,7 +182,7 @@ class TokenFeed:
             self.finish_reason = reason
             now = self.clock()
             if not self.abandoned:
-                self._items.append(StreamToken("", None, self.total, now, finish_reason=reason))
+                self.unread.append(StreamToken("", None, self.total, now, finish_reason=reason))
             reader = self._end(now)
         self._tell()
         return reader
@@ -191,7 +192,7 @@ class TokenFeed:
         with self._lock:
             full = (
                 self.on_full == "block"
-                and len(self._items) >= self._room
+                and len(self.unread) >= self._room
                 and self.ended is None
                 and not self.abandoned
             )
@@ -205,17 +206,15 @@ class TokenFeed:
 
     # -- the reader's side ---------------------------------------------------------------------
 
-    def take(
-        self, now: float, waiter: Waiter | None = None
-    ) -> tuple[list[StreamToken], float | None]:
-        """What is to be handed over now; if nothing is, ``waiter`` will be woken, and when to ask again.
+    def take(self, waiter: Waiter | None = None) -> tuple[list[StreamToken], float | None]:
+        """What is to be handed over now. If nothing is: ``waiter`` will be woken, and when to ask again.
 
         The end is an empty list with `is_over`.
         """
         with self._lock:
-            items, until = self._items, None
-            if items:
-                out, until = self._due(now)
+            until = None
+            if self.unread:
+                out, until = self._due()
                 if out:
                     producer, self._producer = self._producer, None
                     if producer is not None:
@@ -223,7 +222,7 @@ class TokenFeed:
                     return out, None
             if waiter is not None and self.ended is None:
                 self._reader = waiter
-                self._need = self.delivery.least if items else 1
+                self._need = self.delivery.least if self.unread else 1
             return [], until
 
     def leave(self) -> None:
@@ -234,7 +233,7 @@ class TokenFeed:
     @property
     def is_over(self) -> bool:
         """True when nothing comes any more and nothing is left."""
-        return self.ended is not None and not self._items
+        return self.ended is not None and not self.unread
 
     def full_text(self) -> str:
         """All text that has come."""
@@ -246,7 +245,7 @@ class TokenFeed:
     def drop(self) -> Waiter | None:
         """Throw away what was not read; returns the reader that waits, who must look again."""
         with self._lock:
-            self._items = []
+            self.unread = []
             self._waiting = 0
             reader, self._reader = self._reader, None
             return reader
@@ -261,10 +260,14 @@ class TokenFeed:
 
     # -- inside; the lock is held in all of these ------------------------------------------------
 
-    def _due(self, now: float) -> tuple[list[StreamToken], float | None]:
-        items, delivery = self._items, self.delivery
+    def _due(self) -> tuple[list[StreamToken], float | None]:
+        items, delivery = self.unread, self.delivery
         if delivery.least == 1 and not delivery.exact:
+            if len(items) <= self._room:
+                self.unread, self._waiting = [], 0
+                return items, None
             return self._all(items[: self._room], items[self._room :]), None
+        now = self.clock()
         until = items[0].timestamp + delivery.flush_s
         whole = self.ended is not None or now >= until
         if not delivery.exact:
@@ -289,7 +292,7 @@ class TokenFeed:
         return single
 
     def _keep(self, rest: list[StreamToken]) -> None:
-        self._items = rest
+        self.unread = rest
         self._waiting = sum(map(_count, rest))
         self._folded = self._room
         if self.on_full == "coalesce":
@@ -303,7 +306,7 @@ class TokenFeed:
             )
             return True
         if self.on_full == "coalesce":
-            items, at = self._items, self._folded
+            items, at = self.unread, self._folded
             if self.delivery.exact:
                 groups, rest = _grouped(items[at:], self.delivery.least)
                 items[at:] = [*groups, *rest]

@@ -10,9 +10,9 @@ end is the request's end. That is also why a stream is read once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from types import TracebackType
-from typing import Generic, NoReturn, Self, TypeVar
+from typing import Any, Generic, NoReturn, Self, TypeVar
 
 from enginery.errors import EngineryError
 from enginery.streaming.config import OnFull
@@ -24,6 +24,8 @@ __all__ = ["TextBatchIterator", "TokenStreamIterator"]
 
 T = TypeVar("T")
 
+_NOTHING: tuple[list[StreamToken], None] = ([], None)
+
 
 class _Stream(Generic[T]):
     """What both have in common: reading, leaving, and what can be asked meanwhile."""
@@ -32,6 +34,7 @@ class _Stream(Generic[T]):
         self.feed = feed
         """The producer's end; a producer keeps this and not the stream, or the stream is never dropped."""
         self._hand: Iterator[T] = iter(())
+        self._waiter: LoopWaiter | None = None
         self._is_read = False
         self._is_waiting = False
         self._is_closed = False
@@ -58,11 +61,11 @@ class _Stream(Generic[T]):
             return each
         return self._wait()
 
-    async def __anext__(self) -> T:
+    def __anext__(self) -> Coroutine[Any, Any, T]:
         """The next one; cancelling it ends the request."""
         for each in self._hand:
-            return each
-        return await self._wait_async()
+            return _ready(each)
+        return self._wait_async()
 
     def _claim(self) -> None:
         if self._is_read:
@@ -74,54 +77,64 @@ class _Stream(Generic[T]):
         feed = self.feed
         self._begin()
         try:
-            while True:
-                taken, _ = feed.take(feed.clock())
+            while not (self._is_closed or feed.is_over):
+                taken, until = feed.take() if feed.unread else _NOTHING
                 if not taken:
-                    if self._is_closed or feed.is_over:
-                        break
                     waiter = ThreadWaiter()
-                    taken, until = feed.take(feed.clock(), waiter)
-                    if not taken and not feed.is_over:
-                        try:
-                            waiter.wait(None if until is None else until - feed.clock())
-                        finally:
-                            feed.leave()
-                        continue
-                self._hand = iter(self._shown(taken))
-                for each in self._hand:
-                    return each
+                    taken, until = feed.take(waiter)
+                if taken:
+                    self._hand = iter(self._shown(taken))
+                    for each in self._hand:
+                        return each
+                elif not feed.is_over:
+                    try:
+                        waiter.wait(None if until is None else until - feed.clock())
+                    finally:
+                        feed.leave()
         finally:
             self._is_waiting = False
         self._raise_error()
         raise StopIteration
 
     async def _wait_async(self) -> T:
-        feed = self.feed
         self._begin()
+        feed = self.feed
         try:
             while True:
-                taken, _ = feed.take(feed.clock())
+                if feed.unread:
+                    taken, until = feed.take()
+                elif self._is_closed or feed.is_over:
+                    break
+                else:
+                    taken, until = _NOTHING
                 if not taken:
-                    if self._is_closed or feed.is_over:
-                        break
-                    waiter = LoopWaiter()
-                    taken, until = feed.take(feed.clock(), waiter)
-                    if not taken and not feed.is_over:
-                        try:
-                            await waiter.wait(None if until is None else until - feed.clock())
-                        except BaseException:  # cancelled: nobody reads any more
-                            feed.abandon()
-                            raise
-                        finally:
-                            feed.leave()
-                        continue
-                self._hand = iter(self._shown(taken))
-                for each in self._hand:
-                    return each
+                    waiter = self._renewed()
+                    taken, until = feed.take(waiter)
+                if taken:
+                    self._hand = iter(self._shown(taken))
+                    for each in self._hand:
+                        return each
+                elif feed.ended is not None:
+                    continue
+                elif until is None:
+                    await waiter.future
+                else:
+                    await waiter.wait(until - feed.clock())
+        except asyncio.CancelledError:  # nobody reads any more
+            feed.abandon()
+            raise
         finally:
             self._is_waiting = False
         self._raise_error()
         raise StopAsyncIteration
+
+    def _renewed(self) -> LoopWaiter:
+        waiter = self._waiter
+        if waiter is None or waiter.loop is not asyncio.get_running_loop():
+            waiter = self._waiter = LoopWaiter()
+        elif waiter.future.done():
+            waiter.future = waiter.loop.create_future()
+        return waiter
 
     def _begin(self) -> None:
         if self._is_waiting:
@@ -319,13 +332,17 @@ class _AsyncReader(Generic[T]):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> T:
+    def __anext__(self) -> Coroutine[Any, Any, T]:
         for each in self._stream._hand:  # noqa: SLF001  # one class in two objects; per token, a call less
-            return each
-        return await self._stream._wait_async()  # noqa: SLF001  # same
+            return _ready(each)
+        return self._stream._wait_async()  # noqa: SLF001  # same
 
     def __del__(self) -> None:
         self._stream.feed.abandon()
+
+
+async def _ready(value: T) -> T:
+    return value
 
 
 def _refuse_in_a_loop() -> None:

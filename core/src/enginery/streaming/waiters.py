@@ -36,23 +36,21 @@ class ThreadWaiter:
 
 
 class LoopWaiter:
-    """Waits once, in a task of the running loop."""
+    """Waits in a task of the running loop; with a new ``future`` another time.
 
-    __slots__ = ("_thread", "future", "loop")
+    A wake-up that was on its way to the time before ends the next one early: who waits looks again anyway.
+    """
+
+    __slots__ = ("future", "loop", "thread")
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[None] = self.loop.create_future()
-        self._thread = threading.get_ident()
-
-    @property
-    def is_here(self) -> bool:
-        """True in the loop's own thread."""
-        return self._thread == threading.get_ident()
+        self.thread = threading.get_ident()
 
     def wake(self) -> None:
         """End the waiting; from any thread."""
-        if self.is_here:
+        if self.thread == threading.get_ident():
             self.set()
         else:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
@@ -80,12 +78,18 @@ Waiter = ThreadWaiter | LoopWaiter
 
 def wake_all(waiters: Iterable[Waiter]) -> None:
     """Wake these, each loop by one call."""
+    here = threading.get_ident()
     loops: dict[asyncio.AbstractEventLoop, list[LoopWaiter]] = {}
+    latest: asyncio.AbstractEventLoop | None = None
+    bunch: list[LoopWaiter] = []
     for waiter in waiters:
-        if isinstance(waiter, LoopWaiter) and not waiter.is_here:
-            loops.setdefault(waiter.loop, []).append(waiter)
-        else:
+        if isinstance(waiter, ThreadWaiter) or waiter.thread == here:
             waiter.wake()
+            continue
+        if waiter.loop is not latest:  # mostly there is one
+            latest = waiter.loop
+            bunch = loops.setdefault(latest, [])
+        bunch.append(waiter)
     for loop, theirs in loops.items():
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
             loop.call_soon_threadsafe(_set_all, theirs)
@@ -93,4 +97,6 @@ def wake_all(waiters: Iterable[Waiter]) -> None:
 
 def _set_all(waiters: list[LoopWaiter]) -> None:
     for waiter in waiters:
-        waiter.set()
+        future = waiter.future
+        if not future.done():
+            future.set_result(None)
