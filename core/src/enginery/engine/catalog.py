@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import PurePath
@@ -17,7 +18,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from enginery.engine.endpoints import endpoint_of_url
-from enginery.errors import ConfigError, ModelNotFound, PluginError
+from enginery.errors import ConfigError, EngineryError, ModelNotFound, PluginError
 from enginery.plugins import EngineHooks, PluginRegistry
 from enginery.settings import (
     Loc,
@@ -114,7 +115,30 @@ class Catalog:
 
     def preloads(self) -> list[str]:
         """The configured models that are to be loaded at the start."""
-        return [name for name in self._settings.models if self._limits(name).preload]
+        return [name for name in self._settings.models if self.limits(name).preload]
+
+    def limits(self, name: str) -> Limits:
+        """The numbers of the model called ``name``; of one that there is not (any more), the defaults."""
+        return self._limits(name)
+
+    def variants(self) -> dict[str, Variant]:
+        """Every variant by id, of the models whose settings are right."""
+        found: dict[str, Variant] = {}
+        for name in self.names():
+            with suppress(EngineryError):
+                found |= {variant.id: variant for variant in self.resolve(name).variants}
+        return found
+
+    def take_over(self, other: Catalog) -> None:
+        """Keep what code has registered with ``other``; where ids are the same, the settings win."""
+        self._paths = dict(other._paths)
+        for name, variants in other._registered.items():
+            model = self._settings.models.get(name)
+            taken = () if model is None else model.variant_settings()
+            kept = [variant for variant in variants if variant.name not in taken]
+            if kept:
+                self._registered[name] = kept
+                self._entries.pop(name, None)
 
     def check_all(self) -> None:
         """Validate every model of the settings; imports the plugins that they use.

@@ -33,6 +33,7 @@ from enginery.engine.seam import (
     Outcome,
     Probe,
     QueuedRequest,
+    Reconfigured,
     Reject,
     Released,
     Requested,
@@ -83,6 +84,7 @@ class Dispatcher:
         self.clock = clock
         self.instances: dict[str, EngineInstance] = {}
         self.last_granted: str | None = None
+        self.closing = False
         self.closed = False
         self._hub = hub
         self._new_instance = new_instance
@@ -206,11 +208,19 @@ class Dispatcher:
         self.tell(UnloadAsked(request_id, instances, drain))
         await asyncio.shield(done)
 
+    def reconfigure(self, event: Reconfigured) -> None:
+        """Other settings are in force; see `reconfiguration`."""
+        self.tell(event)
+        for view in self.scheduler.instances():
+            if view.variant.id in self.instances:
+                self.instances[view.variant.id].variant = view.variant
+
     async def shut_down(self, grace: float, patience: float) -> list[InstanceView]:
         """Refuse, drain for ``grace`` seconds, stop all; give up after ``patience`` seconds.
 
         Returns what is left: engines that would not die, and those whose end was given up.
         """
+        self.closing = True
         self.tell(ShutdownAsked(grace))
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):

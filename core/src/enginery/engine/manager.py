@@ -7,42 +7,42 @@ handler, no event-loop policy, and never waits for children that are not its own
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-from enginery.engine.attached import AttachedInstance, AttachLauncher
 from enginery.engine.catalog import Catalog, ModelEntry
-from enginery.engine.client import EngineClient, PluginEngineClient
+from enginery.engine.changes import Changes, Fate
+from enginery.engine.client import EngineClient
 from enginery.engine.clock import Clock, LoopClock
 from enginery.engine.dispatch import Dispatcher
 from enginery.engine.events import EngineEvent, EventHub
 from enginery.engine.inspection import Inspection
-from enginery.engine.instance import EngineInstance, LoadLimits
 from enginery.engine.launchers import Launcher, LocalLauncher
 from enginery.engine.lease import Lease
-from enginery.engine.roster import Traits
+from enginery.engine.preloads import Preloads
+from enginery.engine.reload import make_plan, scheduling_limits
 from enginery.engine.router import Route, Router
-from enginery.engine.scheduler import EngineScheduler, SchedulingLimits
-from enginery.engine.seam import Event, Suspected, Unhealthy
+from enginery.engine.scheduler import EngineScheduler
+from enginery.engine.seam import Reconfigured, Suspected, Unhealthy
 from enginery.engine.status import InstanceStatus, status_row
 from enginery.engine.transport import HttpTransport
-from enginery.errors import ConfigError, EngineLeaked, EngineryError, PluginError
+from enginery.engine.workshop import Workshop
+from enginery.errors import ConfigError, EngineLeaked, ShuttingDown
 from enginery.lifecycle import State
 from enginery.plugins import PluginRegistry, PluginRow, PluginState
 from enginery.settings import Settings
-from enginery.values import Endpoint, EngineRequest, Health, Memory, RunningEngine, Variant
+from enginery.values import EngineRequest, Variant
 
 __all__ = ["EngineManager", "InstanceStatus", "Route"]
 
 PROBE_AFTER = (0.0, 0.25, 1.0)
 LAST_RESORT = 10.0
-EXAMINATION = 30.0
-"""Seconds that an engine which fell silent gets for one token; `first_byte` where that is less."""
+
+_RUNS = frozenset({State.STARTING, State.READY, State.WAKING})
+"""An engine in one of these is used, or about to be."""
 
 log = logging.getLogger("enginery.manager")
 
@@ -76,17 +76,6 @@ class EngineManager:
         plugins = self.settings.plugins
         self.registry = registry or PluginRegistry(plugins.allow, plugins.deny)
         self.catalog = Catalog(self.settings, self.registry)
-        defaults = self.settings.defaults
-        scheduler = EngineScheduler(
-            SchedulingLimits(
-                max_wait=defaults.max_wait,
-                min_residency=defaults.min_residency,
-                drain_timeout=defaults.drain_timeout,
-                max_queue=defaults.max_queue,
-                budget=self.settings.budget,
-            ),
-            self._traits,
-        )
         self._owned: LocalLauncher | None = None
         if launchers:
             self._launcher: Launcher = launchers[0]
@@ -95,21 +84,32 @@ class EngineManager:
         self._clock = clock or LoopClock()
         self._transport = HttpTransport()
         self._hub = EventHub()
-        self._load_progress: dict[str, float | None] = {}
-        self._router = Router(self.registry, self._running)
-        self._preloading: set[asyncio.Task[None]] = set()
-        self._dispatcher = Dispatcher(
-            scheduler,
+        self._workshop = workshop = Workshop(
+            self.registry,
+            self._launcher,
+            self._transport,
             self._clock,
             self._hub,
-            new_instance=self._new_instance,
-            new_client=self._new_client,
+            limits=lambda model: self.catalog.limits(model),  # noqa: PLW0108  # `apply` replaces it
+            lease=lambda variant: self._lease(
+                (variant,), self.catalog.resolve(variant.model), asked=False
+            ),
+        )
+        self._running = workshop.running
+        self._router = Router(self.registry, self._running)
+        self._preloads = Preloads(self.load)
+        self._dispatcher = workshop.dispatcher = Dispatcher(
+            EngineScheduler(scheduling_limits(self.settings), workshop.traits),
+            self._clock,
+            self._hub,
+            new_instance=workshop.instance,
+            new_client=workshop.client,
         )
         self.inspection = Inspection(
             self._dispatcher,
             self._hub,
             self._launcher,
-            lambda instance: self._new_client(instance).running_engine(),
+            lambda instance: workshop.client(instance).running_engine(),
         )
         """What can be seen from outside, for pages, metrics and logs."""
         self.registry.on_trouble = self._plugin_trouble
@@ -143,9 +143,7 @@ class EngineManager:
             if row.state is PluginState.BLOCKED:
                 self._plugin_trouble(row)
         for model in self.catalog.preloads():
-            task = asyncio.create_task(self._preload(model), name=f"preload {model}")
-            self._preloading.add(task)
-            task.add_done_callback(self._preloading.discard)
+            self._preloads.begin(model)
         return self
 
     async def __aexit__(
@@ -257,7 +255,7 @@ class EngineManager:
         dispatcher = self._dispatcher
         for view in dispatcher.scheduler.instances():
             if view.variant.id == dispatcher.last_granted and view.state is State.READY:
-                return self._new_client(dispatcher.instances[view.variant.id])
+                return self._workshop.client(dispatcher.instances[view.variant.id])
         return None
 
     def suspect(self, lease: Lease) -> None:
@@ -287,6 +285,46 @@ class EngineManager:
         instances = tuple(one.id for one in wanted)
         await self._dispatcher.unload(instances, drain=drain)
 
+    # -- other settings ------------------------------------------------------------------------
+
+    def plan(self, settings: Settings) -> Changes:
+        """What `apply` would change; nothing is.
+
+        Raises:
+            ConfigError: the settings are wrong, one line for each problem.
+        """
+        return make_plan(settings, self.settings, self.catalog, self.registry).changes
+
+    def apply(self, settings: Settings) -> Changes:
+        """Live by other settings from now on: by all of them, in this very call, or by none where they are wrong.
+
+        Engines whose variant is started otherwise now, or is there no more, drain and stop; of those that ran,
+        the former are started again at once. All others go on. Who waits keeps waiting. What a process
+        cannot change while it runs (`Changes.later`) stays as it is.
+
+        Raises:
+            ConfigError: the settings are wrong; nothing has changed.
+            ShuttingDown: it is too late.
+        """
+        if self._dispatcher.closing:
+            raise ShuttingDown("the manager is shutting down")
+        plan = make_plan(settings, self.settings, self.catalog, self.registry)
+        restarted = plan.changes.of(Fate.RESTARTED)
+        ran = [row for row in self.status() if row.id in restarted and State(row.state) in _RUNS]
+        preloads = plan.preloads(self.catalog)
+        self.settings, self.catalog = plan.settings, plan.catalog
+        self._dispatcher.reconfigure(
+            Reconfigured(scheduling_limits(plan.settings), plan.catalog.variants(), restarted)
+        )
+        for row in ran:
+            self._preloads.begin_again(row.model, row.variant)
+        for model in preloads:
+            if model not in {row.model for row in ran}:
+                self._preloads.begin_again(model)
+        return plan.changes
+
+    # -- what there is -------------------------------------------------------------------------
+
     def status(self) -> list[InstanceStatus]:
         """One row for each instance that was ever started."""
         dispatcher, now = self._dispatcher, self._clock.now()
@@ -298,11 +336,11 @@ class EngineManager:
     @property
     def preloading(self) -> bool:
         """True while a model that is to be loaded at the start has not been tried."""
-        return bool(self._preloading)
+        return self._preloads.pending
 
     def load_progress(self, variant_id: str) -> float | None:
         """How much of its load a starting engine has behind it, 0 to 1, where it says so."""
-        return self._load_progress.get(variant_id)
+        return self._workshop.load_progress.get(variant_id)
 
     def log_tail(self, model: str, n: int = 100) -> list[str]:
         """The last lines that the model's latest engine printed."""
@@ -325,11 +363,10 @@ class EngineManager:
                 context manager raises it too, in place of what ended its body.
         """
         defaults = self.settings.defaults
-        stops = [self.catalog.resolve(row.model).limits.stop_timeout for row in self.status()]
+        stops = [self.catalog.limits(row.model).stop_timeout for row in self.status()]
         patience = defaults.shutdown_timeout + max(stops, default=0.0) + LAST_RESORT
         left = await self._dispatcher.shut_down(defaults.shutdown_timeout, patience)
-        if self._preloading:
-            await asyncio.wait(self._preloading)
+        await self._preloads.ended()
         self._hub.close()
         await self._transport.close()
         if self._owned is not None:
@@ -357,35 +394,13 @@ class EngineManager:
         self, wanted: tuple[Variant, ...], entry: ModelEntry, *, asked: bool = True
     ) -> Lease:
         timeout = self.settings.defaults.queue_timeout
+        present = self.catalog.resolve(entry.name)
+        if present is not entry:  # other settings came since it was routed
+            ids = {variant.id for variant in wanted}
+            wanted = tuple(v for v in present.variants if v.id in ids) or present.variants
         return await self._dispatcher.lease(
-            wanted, priority=entry.limits.priority, queue_timeout=timeout, asked=asked
+            wanted, priority=present.limits.priority, queue_timeout=timeout, asked=asked
         )
-
-    def _traits(self, variant: Variant) -> Traits:
-        """How the scheduler is to treat a variant: from its model's settings and its plugin."""
-        if variant.attached:
-            return Traits(memory=Memory({}), attached=True)
-        limits = self.catalog.resolve(variant.model).limits
-        hooks = self.registry.hooks(variant.engine_type)
-        try:
-            memory = hooks.estimate_memory(variant)
-            can_sleep = limits.sleep_level in hooks.sleep_levels(variant)
-        except PluginError as error:  # the scheduler never fails: what nobody knows is unknown
-            log.warning("%s", error)
-            memory, can_sleep = None, False
-        return Traits(
-            memory=memory,
-            ttl=limits.ttl or None,
-            pin=limits.pin,
-            sleep_level=limits.sleep_level if can_sleep and limits.sleep_level else None,
-            sleep_after=limits.sleep_after or None,
-        )
-
-    async def _preload(self, model: str) -> None:
-        try:
-            await self.load(model)
-        except EngineryError as error:
-            log.error("preload of %s failed: %s", model, error)  # noqa: TRY400  # the user's, no trace
 
     async def _is_well(self, client: EngineClient) -> bool:
         for pause in PROBE_AFTER:
@@ -395,61 +410,6 @@ class EngineManager:
             if await client.check_health():
                 return True
         return False
-
-    def _new_instance(
-        self, variant: Variant, generation: int, report: Callable[[Event], None]
-    ) -> EngineInstance:
-        limits = self.catalog.resolve(variant.model).limits
-        kind = AttachedInstance if variant.attached else EngineInstance
-        return kind(
-            variant,
-            generation,
-            self.registry.hooks(variant.engine_type),
-            AttachLauncher() if variant.attached else self._launcher,
-            transport=self._transport,
-            clock=self._clock,
-            limits=LoadLimits(
-                limits.load_stall,
-                limits.load_cap,
-                limits.stop_timeout,
-                min(EXAMINATION, limits.first_byte),
-            ),
-            report=report,
-            on_progress=partial(self._progress, variant),
-        )
-
-    def _new_client(self, instance: EngineInstance) -> PluginEngineClient:
-        assert instance.endpoint is not None
-        assert instance.command is not None
-        variant = instance.variant
-
-        async def acquire() -> Lease:
-            if variant.attached:  # that loads nothing, and one out of reach is looked at again
-                return await self._lease(
-                    (variant,), self.catalog.resolve(variant.model), asked=False
-                )
-            return self._dispatcher.lease_now(variant)
-
-        def current() -> Endpoint | None:
-            running = self._dispatcher.serving(variant)
-            return None if running is None else running.endpoint
-
-        return PluginEngineClient(
-            instance.hooks,
-            variant,
-            instance.endpoint,
-            acquire=acquire,
-            transport=self._transport,
-            pid=instance.pid,
-            health_path=instance.command.health_path,
-            reply_tokens=self.catalog.resolve(variant.model).limits.default_reply_tokens,
-            current=None if variant.attached else current,
-            failure=lambda: self._dispatcher.failure(variant),
-        )
-
-    def _running(self, variant: Variant) -> RunningEngine | None:
-        instance = self._dispatcher.serving(variant)
-        return None if instance is None else self._new_client(instance).running_engine()
 
     def _plugin_trouble(self, row: PluginRow) -> None:
         kind = "blocked" if row.state is PluginState.BLOCKED else "broken"
@@ -461,14 +421,4 @@ class EngineManager:
             distribution=row.distribution,
             state=str(row.state),
             reason=row.reason,
-        )
-
-    def _progress(self, variant: Variant, health: Health) -> None:
-        self._load_progress[variant.id] = health.progress
-        self._hub.publish(
-            "load.progress",
-            variant.model,
-            variant.id,
-            progress=health.progress,
-            detail=health.detail,
         )

@@ -78,6 +78,15 @@ class Instance:
     error: EngineryError | None = None
     measured: Mapping[str, int] | None = None
     unloading: list[int] = field(default_factory=list)
+    successor: Variant | None = None
+    """What its next process is started as, where the present one has to end first."""
+    retired: bool = False
+    """It is not configured any more."""
+
+    @property
+    def holds_process(self) -> bool:
+        """True while something of it is to be ended: a process, or the looking after another's."""
+        return self.resident or self.state is State.UNREACHABLE
 
     @property
     def resident(self) -> bool:
@@ -165,6 +174,23 @@ class Roster:
         self._drain_timeout = drain_timeout
         self._devices = frozenset(devices)
         self._last_lease = 0
+
+    def adopt(self, drain_timeout: float, devices: Collection[str]) -> None:
+        """Other numbers, for drains that begin from now on."""
+        self._drain_timeout = drain_timeout
+        self._devices = frozenset(devices)
+
+    def refresh(self, one: Instance, variant: Variant) -> None:
+        """It goes on as it is, and is treated as ``variant``'s model says now."""
+        one.variant = variant
+        one.traits = self._traits(variant)
+
+    def renew(self, one: Instance, variant: Variant) -> None:
+        """No process of it is left, and the next is ``variant``'s: what was measured counts no more."""
+        if one.variant != variant:
+            one.measured = None
+        one.successor = None
+        self.refresh(one, variant)
 
     def new(self, variant: Variant, record: RestartRecord) -> Instance:
         """An instance that is not on the roster before its first `bring_up`."""
@@ -303,3 +329,5 @@ class Roster:
         if one.state is State.READY:
             one.ready_at = one.idle_since = now
         self.out.append(Moved(one.variant, one.generation, before, one.state, reason))
+        if one.successor is not None and not one.holds_process:
+            self.renew(one, one.successor)

@@ -15,6 +15,7 @@ are started, or requests forwarded. Who fits beside whom is `placement`'s, when 
   again finds it further on, not back at the start.
 * An engine that failed is not started again before its back-off is over; who asks for it by name does not wait.
 * An engine that fell silent gets no new lease before it has generated a token; one that does not is restarted.
+* What other settings mean for engines that run is `reconfiguration`'s.
 * A server that somebody else runs takes no room and makes none. While it is out of reach, each request has it
   looked at, and gets its lease or its error from what is seen then.
 
@@ -25,12 +26,13 @@ nobody then waits longer than max_wait + (k + 2) × (min_residency + drain_timeo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from enginery.engine import reach, refusals, suspicion
+from enginery.engine import reach, reconfiguration, refusals, suspicion
 from enginery.engine.placement import Bytes, Placement, place
+from enginery.engine.policy import SchedulingLimits
 from enginery.engine.queue import Group, RequestQueue
-from enginery.engine.restarts import RestartPolicy, RestartRecord
+from enginery.engine.restarts import RestartRecord
 from enginery.engine.roster import Instance, Roster, Traits
 from enginery.engine.seam import (
     SWAP_TO,
@@ -45,6 +47,7 @@ from enginery.engine.seam import (
     Outcome,
     QueuedRequest,
     Ready,
+    Reconfigured,
     Reject,
     Released,
     Requested,
@@ -74,18 +77,6 @@ _COMING = frozenset({State.READY, State.STARTING, State.WAKING})
 _STOPPABLE = frozenset(
     {State.STARTING, State.GOING_TO_SLEEP, State.ASLEEP, State.WAKING, State.UNREACHABLE}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulingLimits:
-    """Numbers of the policy: seconds, requests per model for ``max_queue``, bytes for ``budget``."""
-
-    max_wait: float = 30.0
-    min_residency: float = 5.0
-    drain_timeout: float = 60.0
-    max_queue: int = 512
-    budget: Bytes | None = None
-    restarts: RestartPolicy = field(default_factory=RestartPolicy)
 
 
 class EngineScheduler:
@@ -124,6 +115,9 @@ class EngineScheduler:
                 self._unload(event, now)
             case ShutdownAsked(grace):
                 self._shut_down(now + grace)
+            case Reconfigured(limits):
+                self._limits = limits
+                reconfiguration.told(self._roster, self._queue, event, now)
             case Tick():
                 self._wake = None
             case _:
@@ -156,7 +150,9 @@ class EngineScheduler:
     def instances(self) -> list[InstanceView]:
         """See `Scheduler.instances`."""
         return [
-            one.view(self._queue.waiting_for(id_)) for id_, one in self._roster.instances.items()
+            one.view(self._queue.waiting_for(id_))
+            for id_, one in self._roster.instances.items()
+            if one.holds_process or not one.retired
         ]
 
     # -- what events do ------------------------------------------------------------------------

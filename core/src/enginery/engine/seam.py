@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from enginery.engine.policy import SchedulingLimits
 from enginery.errors import EngineryError
 from enginery.lifecycle import State
 from enginery.values import Variant
@@ -35,6 +36,7 @@ __all__ = [
     "Probe",
     "QueuedRequest",
     "Ready",
+    "Reconfigured",
     "Reject",
     "Released",
     "Requested",
@@ -265,6 +267,15 @@ class ShutdownAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class Reconfigured:
+    """Other settings are in force: ``variants`` are all there are, by id; those in ``restart`` run otherwise now."""
+
+    limits: SchedulingLimits
+    variants: Mapping[str, Variant]
+    restart: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed: the answer to `WakeMeAt`."""
 
@@ -289,6 +300,7 @@ Event = (
     | Condemned
     | UnloadAsked
     | ShutdownAsked
+    | Reconfigured
     | Tick
 )
 
