@@ -69,7 +69,7 @@ def settings() -> str:
             "Flags > `ENGINERY_…` variables (nested by `__`) > file > defaults. The file is the first of "
             "`--config`, `$ENGINERY_CONFIG`, `./enginery.yaml`, the user's config directory and "
             "`/etc/enginery/enginery.yaml`. Durations are seconds or `250ms`, `15m`, `1h30m`. "
-            "`${env.NAME}` inside a text is filled in and must be set. "
+            "`${env.NAME}` inside a text is filled in and must be set; a secret may be `file:PATH`. "
             "`enginery config check` names every mistake with file, line and column.\n"
         ),
     ]

@@ -221,7 +221,7 @@ class EndpointNotSupported(EngineryError):
 
 
 class QueueFull(EngineryError):
-    """As many requests wait as are allowed to; ``retry_after`` is at most 120 s."""
+    """As many requests wait, or hold as much, as are allowed to; ``retry_after`` is at most 120 s."""
 
     status = 429
     code = "queue_full"

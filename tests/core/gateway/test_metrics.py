@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +19,7 @@ from enginery.api.endings import Usage
 from enginery.engine.events import EngineEvent
 from enginery.engine.seam import Outcome
 from enginery.errors import EngineCrashed, EngineUnreachable, ModelNotFound
-from enginery.gateway.exposition import EngineMetrics, _Once
+from enginery.gateway.exposition import EngineMetrics, Exposition, _Once
 from enginery.gateway.inference import Finished
 from enginery.gateway.metrics import CLIENT_GONE, Histogram, Metrics
 from enginery.gateway.relay import Reply
@@ -247,3 +250,26 @@ async def test_what_an_engine_said_is_remembered_for_a_while() -> None:
     for _ in range(5):
         assert len(await engines.families()) == 1
     assert asked == 1
+
+
+# -- the page ---------------------------------------------------------------------------------------
+
+
+async def test_every_number_is_in_the_documentation_and_no_other() -> None:
+    class Nobody:
+        def running(self) -> list[RunningEngine]:
+            return []
+
+        def waiting(self) -> Counter[str]:
+            return Counter()
+
+        async def free_memory(self) -> dict[str, int]:
+            return {}
+
+    nobody: Any = Nobody()
+    page, _ = await Exposition(Metrics(), nobody, list).page("")
+    printed = set(re.findall(r"^# TYPE enginery_(\w+) ", page.decode(), re.MULTILINE))
+    text = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
+    table = text.partition("\n## Metrics\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert {name for row in rows for name in re.findall(r"`(\w+)", row)} == printed
