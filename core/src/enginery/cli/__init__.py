@@ -12,6 +12,7 @@ from enginery import __version__
 from enginery.cli.config import config
 from enginery.cli.demo import demo
 from enginery.cli.doctor import doctor
+from enginery.cli.plugin import plugin
 from enginery.cli.plugins import plugins
 from enginery.cli.run import run
 from enginery.cli.serve import serve
@@ -28,6 +29,7 @@ def cli() -> None:
 cli.add_command(config)
 cli.add_command(demo)
 cli.add_command(doctor)
+cli.add_command(plugin)
 cli.add_command(plugins)
 cli.add_command(run)
 cli.add_command(serve)
