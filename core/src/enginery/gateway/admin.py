@@ -72,7 +72,7 @@ class AdminRoutes:
         self._ordered: set[asyncio.Task[None]] = set()
 
     def add_to(self, app: web.Application) -> None:
-        """Register the routes. A reload's will be ``POST /api/config/reload``, beside ``/api/config``."""
+        """Register the routes; those of a reload are `reloading`'s."""
         self._add(app, "GET", "/metrics", self.metrics, admin=False)
         self._add(app, "GET", "/api/engines", self.engines)
         self._add(app, "POST", "/api/models/{model:.+}/load", self.load)

@@ -41,10 +41,12 @@ from enginery.gateway.limits import BodyBudget, ConnectionLimits
 from enginery.gateway.models import ModelRoutes
 from enginery.gateway.observation import Observation
 from enginery.gateway.relay import Relay
+from enginery.gateway.reloading import Reloading
 from enginery.gateway.request_head import REQUEST_ID, request_id_of
+from enginery.gateway.ui import Dashboard
 from enginery.gateway.upstreams import UpstreamPool
 from enginery.gateway.watch import Watch
-from enginery.settings import ServerSettings
+from enginery.settings import ServerSettings, Settings
 
 __all__ = ["Gateway"]
 
@@ -65,6 +67,7 @@ class Gateway:
         heartbeat: seconds between two signs of life for a stream that waits.
         limits: how slow clients may be, and how much they may make us hold.
         on_finished: told of every request that reached a model.
+        read_settings: gives the settings as they are written now; default: reads the settings' own file.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Gateway:
         heartbeat: float = HEARTBEAT,
         limits: ConnectionLimits | None = None,
         on_finished: Callable[[Finished], None] = lambda _: None,
+        read_settings: Callable[[], Settings] | None = None,
     ) -> None:
         self.manager = manager
         server = manager.settings.server
@@ -100,6 +104,8 @@ class Gateway:
             budget=self._budget,
             heartbeat=heartbeat,
         )
+        self.reloading = Reloading(manager, check=self._check, adopt=self.adopt, read=read_settings)
+        """Reads the settings again."""
         self._short_way: FastPath | None = None
         self._runner: _Runner | None = None
         self._site: web.TCPSite | None = None
@@ -112,8 +118,10 @@ class Gateway:
         Raises:
             ConfigError: they would open what listens to everybody.
         """
-        check_exposure(server.model_copy(update={"host": self._host}))
+        self._check(server)
         self._access = self._access_of(server)
+        self._inference.forget()
+        self._watch.forget()
         self._handler.body_limit = server.body_limit
         if self._short_way is not None:
             self._short_way.body_limit = server.body_limit
@@ -150,10 +158,12 @@ class Gateway:
         Raises:
             ConfigError: the address cannot be listened on, or everybody could use it; see `check_exposure`.
         """
-        check_exposure(self.manager.settings.server.model_copy(update={"host": self._host}))
+        self._check(self.manager.settings.server)
         app = web.Application(middlewares=[self._every_request])
         self._models.add_to(app)
         self._observation.add_to(app)
+        self.reloading.add_to(app)
+        Dashboard().add_to(app)
         CompatRoutes(self.manager, self._inference, lambda: self._handler.body_limit).add_to(app)
         app.router.add_route("*", "/{path:.*}", self._other, expect_handler=_expected)
         if self._fast:
@@ -251,6 +261,9 @@ class Gateway:
             response.headers["Allow"] = allowed
             return response
         raise EndpointNotSupported(f"there is nothing at {request.path}")
+
+    def _check(self, server: ServerSettings) -> None:
+        check_exposure(server.model_copy(update={"host": self._host}))
 
     def _access_of(self, server: ServerSettings) -> Access:
         return Access(server, own_addresses(self._host))

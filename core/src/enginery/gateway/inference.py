@@ -222,6 +222,11 @@ class Inference:
                 continue  # its own requests tell what is wrong with it
         return frozenset(found)
 
+    def forget(self) -> None:
+        """Models are others now: what was remembered of them is looked up again."""
+        self._supported.clear()
+        self._routes.clear()
+
     def hooks_of(self, entry: ModelEntry) -> EngineHooks:
         """The plugin of a model."""
         return self.manager.registry.hooks(entry.variants[0].engine_type)

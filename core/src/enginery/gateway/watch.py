@@ -67,6 +67,10 @@ class Watch:
             self._deadlines[id(limits)] = found
         return found[1]
 
+    def forget(self) -> None:
+        """Models' deadlines are others now; relays under way keep theirs."""
+        self._deadlines.clear()
+
     def look(self, now: float) -> None:
         """One look at everything."""
         for relay in list(self.relays):
