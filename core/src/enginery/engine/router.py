@@ -21,7 +21,7 @@ __all__ = ["Route", "Router"]
 log = logging.getLogger("enginery.manager")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # one for each request: freezing costs 0.2 µs a field
 class Route:
     """One request's model and those of its variants that may serve it, the best first.
 

@@ -75,7 +75,7 @@ class Outcome(StrEnum):
     REJECTED = "rejected"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # one for each request: freezing costs 0.2 µs a field
 class QueuedRequest:
     """One request that wants an engine.
 
@@ -359,7 +359,7 @@ class Examine:
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # one for each request: freezing costs 0.2 µs a field
 class Grant:
     """The request has its lease. Waited ``queue_s`` for others and ``swap_s`` for this engine."""
 
