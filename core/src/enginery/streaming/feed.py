@@ -89,7 +89,8 @@ class TokenFeed:
         self.abandoned = False
         self._room = buffer_size
         self._limit = BLOCK + buffer_size if on_full == "coalesce" else buffer_size
-        self._folded = buffer_size
+        self._single = 0 if delivery.exact else buffer_size  # where folding begins
+        self._folded = self._single
         self._lock = Lock()
         self.unread: list[StreamToken] = []
         """Replaced, never emptied: its truth may be asked without the lock."""
@@ -294,7 +295,7 @@ class TokenFeed:
     def _keep(self, rest: list[StreamToken]) -> None:
         self.unread = rest
         self._waiting = sum(map(_count, rest))
-        self._folded = self._room
+        self._folded = self._single
         if self.on_full == "coalesce":
             self._limit = self._room + BLOCK
 
