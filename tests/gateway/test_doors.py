@@ -43,6 +43,7 @@ async def code_of(reply: aiohttp.ClientResponse) -> str:
         return "ok"
     assert set(body["error"]) == {"message", "type", "param", "code", "source"}
     assert reply.headers["x-request-id"]
+    assert (reply.status == 401) == (reply.headers.get("WWW-Authenticate") == "Bearer")
     return str(body["error"]["code"])
 
 

@@ -8,8 +8,8 @@ import os
 
 import click
 
-from enginery.cli.notify import Notifier
 from enginery.cli.log_secrets import hide_in_logs
+from enginery.cli.notify import Notifier
 from enginery.cli.session import run_async, set_up_logging, settings_options
 from enginery.engine.manager import EngineManager
 from enginery.gateway import Gateway

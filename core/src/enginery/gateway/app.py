@@ -230,6 +230,8 @@ class Gateway:
             response = self._enter(request) or await handler(request)
         except EngineryError as error:
             response = error_response(error, api_of(request.path))
+            if error.status == 401:
+                response.headers["WWW-Authenticate"] = "Bearer"
         except web.HTTPException as error:
             response = error_response(_translated(error, request))
         if not response.prepared:
