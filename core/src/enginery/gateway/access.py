@@ -30,6 +30,9 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 OPEN_PATHS = frozenset({"/health", "/livez", "/readyz"})
 """Answered without a key: they tell nothing but that we are here."""
 
+UI_PATH = "/ui"
+"""The dashboard's files: the same for everybody. What the page asks for with them wants a key like anything else."""
+
 ADMIN_PREFIX = "/api/"
 ADMIN_PATHS = frozenset({"/unload"})
 
@@ -136,7 +139,11 @@ class Access:
             AuthenticationFailed: a key is wanted, and there is none, or none that is known.
         """
         self.check_page(asked.host, asked.origin)
-        if asked.path in OPEN_PATHS:
+        if (
+            asked.path in OPEN_PATHS
+            or asked.path == UI_PATH
+            or asked.path.startswith(f"{UI_PATH}/")
+        ):
             return Visitor()
         given = [*_bearer(asked.authorization), *([asked.x_api_key] if asked.x_api_key else [])]
         digests = [_digest(text) for text in given]
