@@ -43,6 +43,15 @@ def create_backend(variant):
 '''
 assert len(THIRD_PARTY.splitlines()) <= 40
 
+SLEEPER = """
+from enginery import hookimpl
+from enginery.enginecore.mock import create_backend as mock
+
+@hookimpl
+def create_backend(variant):
+    return mock(max_batch_size=variant.parallel)
+"""
+
 PYPROJECT = """
 [build-system]
 requires = ["hatchling"]
@@ -52,6 +61,9 @@ name = "parrot-engine"
 version = "3.0"
 [project.entry-points."enginery.engines"]
 parrot = "parrot_engine"
+sleeper = "sleeper_engine"
+[tool.hatch.build.targets.wheel]
+include = ["*.py"]
 """
 FLAGS = ("--no-index", "--no-deps", "--no-build-isolation", "--no-compile", "--quiet")
 HELLO: list[Any] = [{"role": "user", "content": "hello there you"}]
@@ -62,7 +74,11 @@ def installed(tmp_path_factory) -> Path:
     """Three distributions, built and installed: the one above, and both that `plugin new` writes."""
     root, target = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("installed")
     packages = {
-        "parrot": {"pyproject.toml": PYPROJECT, "parrot_engine.py": THIRD_PARTY},
+        "parrot": {
+            "pyproject.toml": PYPROJECT,
+            "parrot_engine.py": THIRD_PARTY,
+            "sleeper_engine.py": SLEEPER,
+        },
         "backend": package_files("new.backend", backend=True),
         "server": package_files("new-server", backend=False),
     }
@@ -82,7 +98,7 @@ def found(installed, monkeypatch) -> Iterator[None]:
     monkeypatch.setenv("PYTHONPATH", str(installed))
     monkeypatch.syspath_prepend(str(installed))
     yield
-    for name in ("parrot_engine", "enginery_new_backend", "enginery_new_server"):
+    for name in ("parrot_engine", "sleeper_engine", "enginery_new_backend", "enginery_new_server"):
         sys.modules.pop(name, None)
 
 
@@ -184,14 +200,12 @@ async def test_the_deny_list_holds_in_the_engines_own_process_too() -> None:
             await manager.ensure_engine("bird")
 
 
-async def test_the_in_process_mock_sleeps_to_make_room_and_wakes_for_the_next_request() -> None:
-    asleep = {
-        "engine": "mock",
-        "sleep_level": 1,
-        "sleep_after": 0.1,
-        "options": {"in_process": True},
-    }
-    async with serving({"m": asleep}, together=False) as gateway, client_of(gateway) as client:
+@pytest.mark.usefixtures("found")
+@pytest.mark.parametrize("engine", ["mock", "sleeper"])
+async def test_an_idle_backend_sleeps_as_it_can_and_wakes_for_the_next_request(engine) -> None:
+    options = {"in_process": True} if engine == "mock" else {}
+    model = {"engine": engine, "sleep_level": 1, "sleep_after": 0.1, "options": options}
+    async with serving({"m": model}) as gateway, client_of(gateway) as client:
         first = await said(client, "m")
         pid = pid_of(gateway, "m")
         for _ in range(3000):

@@ -64,7 +64,11 @@ class EngineSpec:
 
     @hookspec(firstresult=True)
     def create_backend(self, variant: Variant) -> Backend:  # type: ignore[empty-body]  # a spec
-        """A Python object that runs the model, for engines that are libraries, not servers."""
+        """A Python object that runs the model, for engines that are libraries, not servers.
+
+        Called in a process of its own, which the framework starts and serves behind OpenAI's routes. Usually
+        a `GeneratorBackend`; anything with the methods of `Backend` will do.
+        """
 
     @hookspec(firstresult=True)
     def get_supported_endpoints(self, variant: Variant) -> Sequence[str]:  # type: ignore[empty-body]  # a spec
@@ -116,7 +120,11 @@ class EngineSpec:
 
     @hookspec(firstresult=True)
     def sleep_levels(self, variant: Variant) -> Sequence[int]:  # type: ignore[empty-body]  # a spec
-        """The levels that `sleep` understands. Default: none, the engine cannot sleep."""
+        """The levels that `sleep` understands.
+
+        Default: none, the engine cannot sleep; with `create_backend`, those of the backend's capabilities,
+        known once it has run.
+        """
 
     @hookspec(firstresult=True)
     def variant_from_path(self, path: str) -> Mapping[str, Any] | None:
@@ -143,8 +151,11 @@ class EngineSpec:
 
     @hookspec(firstresult=True)
     def sleep(self, engine: RunningEngine, level: int) -> Awaitable[None] | None:
-        """Give memory back, keep the process. Called only with one of `sleep_levels`."""
+        """Give memory back, keep the process. Called only with one of `sleep_levels`.
+
+        Default, with `create_backend`: the core server does it.
+        """
 
     @hookspec(firstresult=True)
     def wake_up(self, engine: RunningEngine) -> Awaitable[None] | None:
-        """Undo `sleep`; returns when the engine can serve."""
+        """Undo `sleep`; returns when the engine can serve. Default as for `sleep`."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from enginery import hookimpl
 from enginery.engine.command import command_for, fill
+from enginery.enginecore.served import Served, variant_of
 from enginery.errors import EngineStartFailed
 from enginery.plugins import EngineHooks
 from enginery.values import Command, Endpoint, StopPlan, Variant
@@ -126,3 +129,34 @@ def test_an_engine_that_does_not_say_where_its_socket_is_offers_none() -> None:
         command_for(HOOKS, variant, SOCKET)
     told = Variant("m", engine_type="fake", listen="unix", args=("--unix", "unix:{socket}"))
     assert command_for(HOOKS, told, SOCKET).argv[-1] == "unix:/run/x.sock"
+
+
+class Backend:
+    @hookimpl
+    def create_backend(self):
+        raise AssertionError("not here: it is made in the engine's own process")
+
+
+BACKEND = EngineHooks(Backend(), "fake", allow=["a"], deny=["b"])
+
+
+@pytest.mark.parametrize("endpoint", [ENDPOINT, SOCKET])
+def test_a_plugin_with_only_a_backend_is_run_by_the_core_server(endpoint) -> None:
+    variant = Variant("m", engine_type="fake", options={"x": 1}, env={"A": "b"}, work_dir="/w")
+    command = command_for(BACKEND, variant, replace(endpoint, api_key="s3cret"))
+    assert command.argv[:4] == (sys.executable, "-P", "-m", "enginery.coreserver")
+    assert not any("s3cret" in word for word in command.argv)
+    assert (command.env["A"], command.cwd, command.health_path) == ("b", "/w", "/health")
+    served = Served.from_environment(command.env)
+    assert (served.engine_type, served.allow, served.deny) == ("fake", ("a",), ("b",))
+    assert variant_of(served.variant) == variant
+
+
+def test_a_backend_takes_no_arguments() -> None:
+    with pytest.raises(EngineStartFailed, match="takes no `args`"):
+        command_for(BACKEND, Variant("m", engine_type="fake", args=("-x",)), ENDPOINT)
+
+
+def test_a_binary_goes_before_the_backend() -> None:
+    variant = Variant("m", engine_type="fake", binary="mine")
+    assert command_for(BACKEND, variant, ENDPOINT).argv == ["mine"]

@@ -7,7 +7,7 @@ Does not know: the queue, or why anything changes: that is the scheduler's, the 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from enginery.engine.placement import Bytes, Resident
 from enginery.engine.restarts import RestartRecord
@@ -328,6 +328,9 @@ class Roster:
             one.suspect = one.examined = False
         if one.state is State.READY:
             one.ready_at = one.idle_since = now
+            if trigger is Trigger.READY:  # a core server's sleep levels are known from now on
+                level = self._traits(one.variant).sleep_level
+                one.traits = replace(one.traits, sleep_level=level)
         self.out.append(Moved(one.variant, one.generation, before, one.state, reason))
         if one.successor is not None and not one.holds_process:
             self.renew(one, one.successor)
