@@ -1,18 +1,25 @@
-"""``enginery config``: is the settings file right, where is it wrong, and one made from another program's."""
+"""``enginery config``: is the settings file right, what does it say, and one made from another program's.
+
+What a running gateway would make of it is `reload`'s.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import click
 
+from enginery.cli.reload import plan, reload
 from enginery.cli.session import fail
 from enginery.engine.catalog import Catalog
 from enginery.errors import ConfigError, EngineryError
 from enginery.importing import as_yaml, import_llama_swap
 from enginery.plugins import PluginRegistry
-from enginery.settings import config_error, load_settings
+from enginery.settings import Settings, config_error, load_settings
 from enginery.settings.document import read_document
+from enginery.settings.secrets import Redactor, secrets_of, shown
 
 __all__ = ["config"]
 
@@ -43,6 +50,37 @@ def check(path: str | None) -> None:
         for variant in entry.variants:
             size = "engine's own" if variant.context_length is None else str(variant.context_length)
             click.echo(f"  {variant.id}  {variant.engine_type}  context {size}")
+
+
+@config.command()
+@click.argument("path", required=False, type=click.Path(dir_okay=False))
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def show(path: str | None, *, as_json: bool) -> None:
+    """Print the settings of PATH, or of the file that would be used, as they count.
+
+    Environment variables and defaults are filled in. Secrets are not shown: one that came from a variable or a
+    file is printed as it was written.
+    """
+    try:
+        settings = load_settings(path)
+    except EngineryError as error:
+        fail(error)
+        return
+    values: dict[str, Any] = shown(settings)
+    text = json.dumps(values, indent=2, ensure_ascii=False) if as_json else as_yaml(values)
+    click.echo(Redactor(secrets_of(settings))(text).rstrip())
+    source = "no settings file; defaults" if settings.file is None else str(settings.file)
+    click.echo(f"from {source}", err=True)
+
+
+@config.command()
+def schema() -> None:
+    """Print the JSON schema of the settings file, for editors; engines' own options are not in it."""
+    click.echo(json.dumps(Settings.model_json_schema(), indent=2))
+
+
+config.add_command(plan)
+config.add_command(reload)
 
 
 @config.group("import")

@@ -15,6 +15,8 @@ from enginery.settings.secrets import shown
 
 __all__ = ["SettingChange", "setting_changes"]
 
+_NOTHING: tuple[Any, ...] = (None, {}, (), [])
+
 ABSENT = "-"
 """Stands where one of the two settings has nothing."""
 
@@ -52,7 +54,7 @@ def _leaves(value: Any, loc: Loc) -> Iterator[tuple[Loc, Any]]:
     if isinstance(value, dict) and value:
         for name, inner in value.items():
             yield from _leaves(inner, (*loc, name))
-    elif value is not None and value != {}:
+    elif value not in _NOTHING:
         yield loc, value
 
 
