@@ -118,8 +118,7 @@ async def test_a_thread_waits_for_tokens_of_this_loop():
 async def test_a_loop_that_would_be_blocked_is_not():
     stream = filled("a")
     with pytest.raises(RuntimeError, match="use `async for`"):
-        for _ in stream:
-            pytest.fail("it was read")
+        iter(stream)
     empty = TokenStreamIterator()
     with pytest.raises(RuntimeError, match="use `async for`"):
         next(empty)
@@ -171,9 +170,8 @@ async def test_a_break_in_a_task_tells_the_producer_at_once():
 def test_an_exception_in_the_loop_tells_the_producer():
     stream = filled("a", reason=None)
     told = told_of(stream)
-    with pytest.raises(KeyError):
-        for _ in stream:
-            raise KeyError
+    with pytest.raises(ZeroDivisionError):
+        [1 / token.index for token in stream]
     assert told == ["abort"]
 
 

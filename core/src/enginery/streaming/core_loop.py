@@ -13,7 +13,7 @@ from enginery.enginecore.client import EngineCoreClient
 from enginery.enginecore.messages import EngineCoreRequest
 from enginery.errors import EngineClosedError, EngineTimeout
 from enginery.streaming.config import StreamRequest
-from enginery.streaming.core_source import Router, core_request
+from enginery.streaming.core_source import Router, core_request, is_final
 from enginery.streaming.feed import TokenFeed
 from enginery.streaming.home import Home
 from enginery.streaming.waiters import LoopWaiter, wake_all
@@ -84,6 +84,7 @@ class _Works:
                 await self._client.add_request_async(request)
         except BaseException as error:
             self._router.live.pop(name, None)
+            self.is_dead |= is_final(error)
             ended = error if isinstance(error, Exception) else _closed()
             waiter = feed.fail(ended)
             if waiter is not None:
@@ -104,6 +105,7 @@ class _Works:
     def _end(self) -> None:
         if self._router.live:
             self._home.start(self._abort(list(self._router.live)))
+        self._home.leave()
 
     async def _abort(self, names: list[str]) -> None:
         feeds = [feed for name in names if (feed := self._router.live.get(name)) is not None]

@@ -14,13 +14,13 @@ from enginery.enginecore.client import EngineCoreClient
 from enginery.enginecore.failures import failure_to_error
 from enginery.enginecore.messages import EngineCoreOutputs, EngineCoreRequest, FinishReason
 from enginery.enginecore.sampling import SamplingParams
-from enginery.errors import EngineError, InvalidRequest
+from enginery.errors import EngineClosedError, EngineCrashed, EngineError, InvalidRequest
 from enginery.streaming.config import StreamRequest
 from enginery.streaming.feed import TokenFeed
 from enginery.streaming.source import TokenSource
 from enginery.streaming.waiters import Waiter
 
-__all__ = ["Router", "core_request", "core_source"]
+__all__ = ["Router", "core_request", "core_source", "is_final"]
 
 _NUMBERS = itertools.count(1)
 _PARAMETERS = frozenset(SamplingParams.__struct_fields__)
@@ -61,6 +61,11 @@ def core_request(request: StreamRequest) -> EngineCoreRequest:
         sampling_params=SamplingParams(**params),
         **rest,
     )
+
+
+def is_final(error: BaseException) -> bool:
+    """True for an error that every later call will raise, too."""
+    return isinstance(error, EngineCrashed | EngineClosedError)
 
 
 class Router:

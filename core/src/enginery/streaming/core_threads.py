@@ -15,9 +15,9 @@ from queue import SimpleQueue
 
 from enginery.enginecore.client import EngineCoreClient
 from enginery.enginecore.messages import EngineCoreRequest
-from enginery.errors import EngineClosedError, EngineryError, EngineTimeout
+from enginery.errors import EngineClosedError, EngineTimeout
 from enginery.streaming.config import StreamRequest
-from enginery.streaming.core_source import Router, core_request
+from enginery.streaming.core_source import Router, core_request, is_final
 from enginery.streaming.feed import TokenFeed
 from enginery.streaming.waiters import ThreadWaiter, wake_all
 
@@ -113,7 +113,7 @@ class _Works:
             self._client.add_request(request)
         except Exception as error:  # noqa: BLE001  # whatever it is, it is this stream's
             live.pop(name, None)
-            self.is_dead |= _is_final(error)
+            self.is_dead |= is_final(error)
             waiter = feed.fail(error)
             if waiter is not None:
                 waiter.wake()
@@ -153,7 +153,3 @@ class _Works:
                 if feed is not None and feed.on_full == "block":
                     while feed.must_wait(waiter := ThreadWaiter()):
                         waiter.wait(None)
-
-
-def _is_final(error: Exception) -> bool:
-    return isinstance(error, EngineryError) and error.code in {"engine_crashed", "shutting_down"}

@@ -16,7 +16,11 @@ from typing import Any, Self
 from enginery.errors import EngineClosedError, InvalidRequest
 from enginery.streaming.config import Prompt, StreamingConfig, request_for
 from enginery.streaming.feed import Delivery, TokenFeed
-from enginery.streaming.iterator import TextBatchIterator, TokenStreamIterator
+from enginery.streaming.iterator import (
+    TextBatchIterator,
+    TokenStreamIterator,
+    refuse_in_a_loop,
+)
 from enginery.streaming.source import TokenSource
 from enginery.streaming.stats import StreamStats
 from enginery.streaming.tokens import StreamCallback
@@ -116,6 +120,7 @@ class StreamingEngine:
         An async callback is awaited before the next token. What a callback raises aborts the request and is raised
         here. Raises RuntimeError inside a running loop, and else as reading `generate_stream` does.
         """
+        refuse_in_a_loop()
         stream = self.generate_stream(prompt, temperature, max_tokens, system_prompt, **sampling)
         with stream, asyncio.Runner() as runner:
             for token in stream:

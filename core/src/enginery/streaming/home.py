@@ -63,6 +63,12 @@ class Home:
         """Tasks that are not done."""
         return len(self._tasks)
 
+    def leave(self) -> None:
+        """On the loop: end it if it is private, once its tasks are done."""
+        private = self._private
+        if private is not None:
+            private.ask_for_end()
+
     def close(self) -> None:
         """End the private loop, if there is one; its tasks are cancelled. Idempotent."""
         with self._lock:

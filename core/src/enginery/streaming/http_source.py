@@ -103,6 +103,7 @@ class _Works:
     def _end(self) -> None:
         for feed in list(self._live):
             self._abort(feed)
+        self._home.leave()
 
 
 async def _run(client: EngineClient, body: JSONObject, feed: TokenFeed) -> None:

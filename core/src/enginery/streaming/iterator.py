@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Generic, NoReturn, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from enginery.errors import EngineryError
 from enginery.streaming.config import OnFull
@@ -20,7 +20,7 @@ from enginery.streaming.feed import Delivery, TokenFeed
 from enginery.streaming.tokens import StreamToken
 from enginery.streaming.waiters import LoopWaiter, ThreadWaiter, wake_all
 
-__all__ = ["TextBatchIterator", "TokenStreamIterator"]
+__all__ = ["TextBatchIterator", "TokenStreamIterator", "refuse_in_a_loop"]
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class _Stream(Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         """Read it in this thread. Raises RuntimeError inside a running loop, or if somebody reads already."""
-        _refuse_in_a_loop()
+        refuse_in_a_loop()
         self._claim()
         return _Reader(self)
 
@@ -73,7 +73,7 @@ class _Stream(Generic[T]):
         self._is_read = True
 
     def _wait(self) -> T:
-        _refuse_in_a_loop()
+        refuse_in_a_loop()
         feed = self.feed
         self._begin()
         try:
@@ -345,13 +345,12 @@ async def _ready(value: T) -> T:
     return value
 
 
-def _refuse_in_a_loop() -> None:
+def refuse_in_a_loop() -> None:
+    """Raise RuntimeError in the thread of a running loop, which waiting would block."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return
-    _blocks()
-
-
-def _blocks() -> NoReturn:
-    raise RuntimeError("`for` would block the running event loop: use `async for`")
+    raise RuntimeError(
+        "this would block the running event loop: use `async for`, or the async twin"
+    )
