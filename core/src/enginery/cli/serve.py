@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+from functools import partial
+from pathlib import Path
 
 import click
 
+from enginery.cli.demo_models import add_demo_models
 from enginery.cli.log_secrets import hide_in_logs
 from enginery.cli.notify import Notifier
+from enginery.cli.reloads import reloads
 from enginery.cli.session import run_async, set_up_logging, settings_options
 from enginery.engine.manager import EngineManager
 from enginery.gateway import Gateway
@@ -21,43 +25,80 @@ from enginery.settings.secrets import secrets_of
 __all__ = ["serve"]
 
 
+SETTINGS_SUFFIXES = frozenset({"", ".yaml", ".yml", ".json"})
+"""A path that ends otherwise is a model's."""
+
+
 @click.command()
-@click.argument("config", required=False, type=click.Path(dir_okay=False))
+@click.argument("path", metavar="[CONFIG|MODEL]", required=False, type=click.Path(dir_okay=False))
 @click.option("--host", help="Address to listen on; default: `server.host`.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), help="TCP port; default: `server.port`; 0: any."
 )
+@click.option("--watch", is_flag=True, help="Read the settings file again whenever it has changed.")
 @settings_options
 @run_async
 async def serve(
     *,
-    config: str | None,
+    path: str | None,
     host: str | None,
     port: int | None,
+    watch: bool,
     config_path: str | None,
     verbose: int,
 ) -> None:
-    """Serve the models of the settings file CONFIG (or of --config) at one address.
+    """Serve models at one address: those of the settings file CONFIG (or of --config), or the file MODEL.
 
-    SIGINT or SIGTERM: open requests may finish, then engines stop; a second one ends at once.
+    MODEL, such as x.gguf, is served beside what the settings say. Without any argument, and where no settings
+    file is found, the demo models are served.
+
+    SIGHUP reads the settings file again: what is wrong changes nothing; what is right changes only the
+    engines that differ. SIGINT or SIGTERM: open requests may finish, then engines stop; a second one
+    ends at once.
     """
     set_up_logging(max(1, verbose))
-    if config is not None and config_path is not None:
+    file, model = _told_apart(path)
+    if file is not None and config_path is not None:
         raise click.UsageError("give the settings file once, as CONFIG or with --config")
-    settings = load_settings(config or config_path)
+    read = partial(load_settings, file or config_path)
+    settings = read()
+    if watch and settings.file is None:
+        raise click.UsageError("--watch needs a settings file, and there is none")
     hide_in_logs(secrets_of(settings))
     raise_file_limit()
     notifier = Notifier.take_from(os.environ)
     manager = EngineManager(settings)
     manager.catalog.check_all()
+    _add_models(manager, model)
     server = settings.server
     check_exposure(server.model_copy(update={"host": host or server.host}))
-    async with manager, Gateway(manager, host=host, port=port) as gateway:
+    async with manager, Gateway(manager, host=host, port=port, read_settings=read) as gateway:
         _spare_the_collector()
-        status = f"{_several(len(settings.models))} at {gateway.base_url}"
+        names = manager.catalog.names()
+        status = f"{_several(len(names))} at {gateway.base_url}"
         click.echo(f"Serving {status}", err=True)
-        async with notifier.serving(status):
+        if settings.file is None:
+            click.echo(f"No settings file; models: {', '.join(names) or 'none'}", err=True)
+        watched = settings.file if watch else None
+        async with notifier.serving(status), reloads(gateway, notifier, status, watched):
             await asyncio.Event().wait()
+
+
+def _told_apart(path: str | None) -> tuple[str | None, str | None]:
+    """A settings file, or a model's; one of them is None."""
+    if path is None or Path(path).suffix.lower() in SETTINGS_SUFFIXES:
+        return path, None
+    if not Path(path).is_file():
+        raise click.UsageError(f"there is no file {path}")
+    return None, path
+
+
+def _add_models(manager: EngineManager, model: str | None) -> None:
+    settings = manager.settings
+    if model is not None:
+        manager.catalog.from_path(model)
+    elif settings.file is None and not settings.models:
+        add_demo_models(manager)
 
 
 def _spare_the_collector() -> None:
