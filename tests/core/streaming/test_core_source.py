@@ -66,7 +66,7 @@ def test_a_sync_program_gets_the_plain_replys_text_in_all_three_ways(kind):
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
-async def test_an_async_program_gets_the_plain_replys_text_in_all_three_ways(kind):
+async def test_an_async_program_gets_the_plain_replys_text_in_all_three_ways(kind, eventually):
     text, ids = plain_reply(**PARAMS)
     client = create_client(kind, mock_config())
     async with StreamingEngine(core_source(client), PATIENT) as engine:
@@ -83,7 +83,7 @@ async def test_an_async_program_gets_the_plain_replys_text_in_all_three_ways(kin
         assert "".join(calls) == text
         assert "".join([b async for b in engine.generate_buffered(PROMPT, 7, **PARAMS)]) == text
     client.shutdown()
-    assert our_threads() == []
+    await eventually(lambda: not our_threads(), PATIENCE)
 
 
 @pytest.mark.parametrize("kind", ["inproc", "async_mp"])
