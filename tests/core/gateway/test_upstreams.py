@@ -110,6 +110,18 @@ async def test_one_that_carried_what_it_should_not_is_closed(pool, engine, event
     await eventually(lambda: engine.open_connections == 1, PATIENCE)
 
 
+async def test_a_look_while_one_opens_does_not_lose_it(pool, engine):
+    opening = asyncio.ensure_future(pool.connect(at(engine), 4))
+    await asyncio.sleep(0)
+    pool.prune(monotonic())
+    upstream = await opening
+    upstream.detach(reusable=True)
+    assert pool.take(at(engine), monotonic()) is upstream
+    upstream.detach(reusable=True)
+    pool.prune(monotonic() + 2 * IDLE_LIMIT)
+    assert upstream.transport is None or upstream.transport.is_closing()
+
+
 async def test_an_engine_that_wants_a_close_gets_one(pool, engine):
     async def answer(_, writer) -> None:
         writer.write(one_reply(extra=b"Connection: close\r\n"))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
@@ -273,7 +274,7 @@ class Gateway:
     def _stalled(self, relay: Relay, error: EngineTimeout) -> None:
         """Suspect, unless the same engine still sends to others: then it is merely busy."""
         log.warning("%s", error.message)
-        lease, now = relay.lease, asyncio.get_running_loop().time()
+        lease, now = relay.lease, monotonic()
         engine = lease.instance, lease.generation
         if not any(
             (other.lease.instance, other.lease.generation) == engine and other.flows(now)

@@ -25,6 +25,7 @@ from enginery.errors import BadEngineReply, EngineryError
 from enginery.gateway.framing import ResponseHead
 from enginery.gateway.relay import Client, Relay, Reply, Sent
 from enginery.gateway.upstreams import Upstream
+from enginery.plugins.transforms import encode_made
 from enginery.values import JSONObject, ResponseTransform
 
 __all__ = ["Reading", "changed_reply", "changed_stream", "folded_reply"]
@@ -165,6 +166,7 @@ async def folded_reply(
     Raises:
         EngineError: the engine ended its stream with an error, with the status that it meant.
         BadEngineReply: the stream is none, or broke off.
+        PluginError: the transform failed.
     """
     fold = Fold(api)
     async for event in _events(pieces):
@@ -176,7 +178,7 @@ async def folded_reply(
     if transform is not None:
         for changed in transform.end():
             fold.add(changed)
-    return msgspec.json.encode(fold.finish())
+    return encode_made(fold.finish())
 
 
 def changed_reply(body: bytes, transform: ResponseTransform) -> bytes:
@@ -184,6 +186,7 @@ def changed_reply(body: bytes, transform: ResponseTransform) -> bytes:
 
     Raises:
         BadEngineReply: it is no JSON object.
+        PluginError: the transform failed.
     """
     try:
         reply = msgspec.json.decode(body)
@@ -191,7 +194,7 @@ def changed_reply(body: bytes, transform: ResponseTransform) -> bytes:
         reply = None
     if not isinstance(reply, dict):
         raise BadEngineReply("the engine's reply is no JSON object")
-    return msgspec.json.encode(transform.reply(reply))
+    return encode_made(transform.reply(reply))
 
 
 async def changed_stream(
@@ -220,7 +223,7 @@ async def changed_stream(
 
 
 def _encoded(chunk: JSONObject, name: str | None) -> bytes:
-    return encode_event(msgspec.json.encode(chunk).decode(), name)
+    return encode_event(encode_made(chunk).decode(), name)
 
 
 def _object(event: SSEEvent) -> JSONObject:

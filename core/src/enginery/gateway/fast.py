@@ -163,16 +163,17 @@ class FastPath:
         lease = self._inference.manager.try_lease(wanted.route)
         if lease is None:
             return False
+        upstream = None
         try:
             outgoing = self._inference.outgoing(wanted, lease)
-            upstream = None
             if outgoing.relayed:
                 upstream = self._pool.take(lease.endpoint, monotonic())
-            if upstream is None:
-                lease.release("rejected")
-                return False
         except EngineryError:
-            lease.release("rejected")
+            return False
+        finally:
+            if upstream is None:  # whatever was raised
+                lease.release("rejected")
+        if upstream is None:
             return False
         given = head.request_id
         request_id = request_id_of(None if given is None else given.decode("latin-1")).encode()

@@ -9,6 +9,7 @@ A client may leave at any point: aiohttp then cancels the handler, and every sta
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol, cast
@@ -31,6 +32,7 @@ from enginery.errors import (
 from enginery.gateway.answers import AlreadySent, StreamAnswer, error_response, json_response
 from enginery.gateway.decoded import Reading, changed_reply, changed_stream, folded_reply
 from enginery.gateway.doorway import visitor_of
+from enginery.gateway.error_replies import as_error
 from enginery.gateway.held import HEARTBEAT, hold
 from enginery.gateway.inference import Finished, Inference, Outgoing, Wanted
 from enginery.gateway.limits import BodyBudget, ConnectionLimits
@@ -40,6 +42,8 @@ from enginery.gateway.upstreams import Upstream, UpstreamPool
 from enginery.gateway.watch import Watch
 
 __all__ = ["InferenceHandler"]
+
+log = logging.getLogger("enginery.gateway")
 
 _LARGE = 2**20
 """Bytes of body that are decoded in one go; the loop gets a turn before larger ones."""
@@ -120,14 +124,13 @@ class InferenceHandler:
         try:
             reply = await self._serve(request, client, way)
         except EngineryError as error:
-            self._tell(way, error=error)
-            if not way.answer.begun:
-                return error_response(error, way.api, engine_saw_request=way.asked)
-            way.answer.fail(way.api, error)
-            return AlreadySent(keep_alive=sent.keep_alive and sent.chunked)
+            return self._refuse(way, error)
         except asyncio.CancelledError:
             self._tell(way)
             raise
+        except Exception as problem:
+            log.exception("%s: a defect", request_id)
+            return self._refuse(way, as_error(problem))  # aiohttp would put a head into a stream
         else:
             return reply
         finally:
@@ -317,6 +320,14 @@ class InferenceHandler:
         return json_response(body)
 
     # -- the end -------------------------------------------------------------------------------------
+
+    def _refuse(self, way: _Way, error: EngineryError) -> web.StreamResponse:
+        """The error as the reply, or behind what was said already."""
+        self._tell(way, error=error)
+        if not way.answer.begun:
+            return error_response(error, way.api, engine_saw_request=way.asked)
+        way.answer.fail(way.api, error)
+        return AlreadySent(keep_alive=way.sent.keep_alive and way.sent.chunked)
 
     def _is_heard_out(self, way: _Way) -> bool:
         """Its client left, and the model's settings want the engine to finish all the same."""

@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-import msgspec
-
 from enginery.api.aggregate import streaming_fields
 from enginery.api.body import DecodedBody
 from enginery.api.endings import Api, api_of
@@ -23,6 +21,7 @@ from enginery.errors import EndpointNotSupported, EngineryError, InvalidRequest,
 from enginery.gateway.access import Visitor
 from enginery.gateway.relay import Reply
 from enginery.plugins import EngineHooks
+from enginery.plugins.transforms import encode_made
 from enginery.values import Endpoint, EngineRequest, ResponseTransform, Variant
 
 __all__ = ["Finished", "Inference", "Outgoing", "Wanted"]
@@ -179,7 +178,7 @@ class Inference:
         object_ = {**(request.body if changed is None else changed), "model": name}
         if folded:
             object_.update(streaming_fields(wanted.api, object_))
-        return Outgoing(msgspec.json.encode(object_), folded, transform)
+        return Outgoing(encode_made(object_), folded, transform)
 
     def head(
         self,

@@ -34,7 +34,8 @@ class ModelRoutes:
 
     Args:
         manager: whose models.
-        ready: whether requests are taken: not before the preloads, nor while draining.
+
+    ``draining`` is set when no more requests are taken.
     """
 
     def __init__(self, manager: EngineManager) -> None:

@@ -89,7 +89,7 @@ class Sent:
         chunked: the client understands chunks; HTTP/1.0 does not.
         keep_alive: the client's connection stays open.
         committed: a head was sent already.
-        on_disconnect: what becomes of the reply when the client leaves.
+        cancel: when the client leaves, so does the request; else the engine is heard out.
         deadlines: when to give up.
     """
 

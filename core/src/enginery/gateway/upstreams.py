@@ -24,6 +24,7 @@ from typing import Protocol, cast
 
 from enginery.errors import BadEngineReply, EngineUnreachable
 from enginery.gateway.framing import MAX_HEAD_BYTES, ResponseHead, parse_head
+from enginery.threads import in_daemon_thread
 from enginery.values import Endpoint
 
 __all__ = ["Exchange", "Upstream", "UpstreamPool"]
@@ -195,6 +196,7 @@ class _EnginePool:
         self._idle: list[Upstream] = []
         self._resting: deque[Upstream] = deque()
         self._all: set[Upstream] = set()
+        self._opening = 0
 
     def take(self, now: float) -> Upstream | None:
         """A kept connection that is alive, the one used last."""
@@ -215,6 +217,7 @@ class _EnginePool:
             EngineUnreachable: nobody listens.
         """
         loop, at = asyncio.get_running_loop(), self.endpoint
+        self._opening += 1
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 if at.unix_path is not None:
@@ -226,6 +229,8 @@ class _EnginePool:
         except (OSError, TimeoutError, UnicodeError) as error:  # UnicodeError: no name of a host
             why = "it does not answer" if isinstance(error, TimeoutError) else error
             raise EngineUnreachable(f"{at.base_url}: {why}") from error
+        finally:
+            self._opening -= 1
         return upstream
 
     def _new(self) -> Upstream:
@@ -258,8 +263,8 @@ class _EnginePool:
 
     @property
     def is_empty(self) -> bool:
-        """True without a single connection."""
-        return not self._all
+        """True without a single connection, open or on its way: one that is forgotten is never closed."""
+        return not (self._all or self._opening)
 
     def close(self) -> None:
         """Close every connection."""
@@ -273,6 +278,7 @@ class UpstreamPool:
 
     def __init__(self) -> None:
         self._pools: dict[Endpoint, _EnginePool] = {}
+        self._tls: ssl.SSLContext | None = None
 
     def take(self, endpoint: Endpoint, now: float) -> Upstream | None:
         """A kept connection to ``endpoint``; None: `connect`."""
@@ -287,7 +293,9 @@ class UpstreamPool:
         """
         pool = self._pools.get(endpoint)
         if pool is None:
-            pool = self._pools[endpoint] = _EnginePool(endpoint, _tls_of(endpoint), kept)
+            secure = endpoint.scheme == "https"
+            tls = await self._context() if secure else None
+            pool = self._pools.setdefault(endpoint, _EnginePool(endpoint, tls, kept))
         return await pool.connect()
 
     def prune(self, now: float) -> None:
@@ -302,9 +310,11 @@ class UpstreamPool:
         for pool in self._pools.values():
             pool.close()
 
-
-def _tls_of(endpoint: Endpoint) -> ssl.SSLContext | None:
-    return ssl.create_default_context() if endpoint.scheme == "https" else None
+    async def _context(self) -> ssl.SSLContext:
+        """The machine's certificates, read once and in a thread: that takes 60 ms."""
+        if self._tls is None:
+            self._tls = await in_daemon_thread(ssl.create_default_context, "read certificates")
+        return self._tls
 
 
 def _is_alive(upstream: Upstream) -> bool:

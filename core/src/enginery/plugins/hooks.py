@@ -19,6 +19,7 @@ from enginery.enginecore.backend import Backend
 from enginery.errors import EngineryError, EngineTimeout, PluginError, UnsupportedOperation
 from enginery.hookspecs import PROJECT, EngineSpec
 from enginery.plugins.checks import check_plugin
+from enginery.plugins.transforms import CheckedTransform
 from enginery.threads import in_daemon_thread
 from enginery.values import (
     Command,
@@ -133,9 +134,11 @@ class EngineHooks:
     def transform_response(
         self, request: EngineRequest, variant: Variant
     ) -> ResponseTransform | None:
-        """See the hook."""
+        """See the hook. What the transform itself raises is translated too."""
         found = self._call("transform_response", object, request=request, variant=variant)
-        return cast("ResponseTransform | None", found)
+        if found is None:
+            return None
+        return CheckedTransform(cast("ResponseTransform", found), self._who())
 
     def prefers_stream(self, request: EngineRequest, variant: Variant) -> bool:
         """See the hook."""
