@@ -13,7 +13,7 @@ setup: .venv/.ready
 	    --editable core --editable 'plugins/llamacpp[bundled]' --editable plugins/mock
 	touch .venv/.ready
 
-demo: setup   ## real tokens from llama.cpp, then the mock: one swap
+demo: setup   ## a gateway before llama.cpp and the mock: lines to paste, until Ctrl-C
 	.venv/bin/enginery demo
 
 test: setup   ## what CI runs on every change
