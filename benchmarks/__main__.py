@@ -6,7 +6,16 @@ import asyncio
 import signal
 import sys
 
-from benchmarks import enginecore, gateway, guardian, hooks, readiness, streams, swap
+from benchmarks import (
+    enginecore,
+    gateway,
+    guardian,
+    hooks,
+    python_engines,
+    readiness,
+    streams,
+    swap,
+)
 
 BENCHMARKS = {
     "swap": swap.main,
@@ -16,6 +25,7 @@ BENCHMARKS = {
     "gateway": gateway.main,
     "streams": streams.main,
     "enginecore": enginecore.main,
+    "python_engines": python_engines.main,
 }
 
 
