@@ -74,18 +74,15 @@ def create_backend(variant):
 '''
 
 _PLUGIN = '''\
-"""The engine_type {name}: how its server is started."""
+"""The engine_type {name}: any program that answers OpenAI's routes at the endpoint."""
 
 import sys
 
 from enginery import Command, hookimpl
 
-API_VERSION = {api}
-
 
 @hookimpl
 def build_command(variant, endpoint):
-    """Any program that answers OpenAI's routes at this host and port."""
     return Command([sys.executable, "-m", "{module}.server", endpoint.host, str(endpoint.port)])
 '''
 
