@@ -13,6 +13,7 @@ from benchmarks import (
     hooks,
     python_engines,
     readiness,
+    streaming,
     streams,
     swap,
 )
@@ -25,6 +26,7 @@ BENCHMARKS = {
     "gateway": gateway.main,
     "streams": streams.main,
     "enginecore": enginecore.main,
+    "streaming": streaming.main,
     "python_engines": python_engines.main,
 }
 

@@ -14,6 +14,7 @@ PUBLIC = [
     "enginery",
     "enginery.enginecore",
     "enginery.plugins",
+    "enginery.streaming",
     "enginery.values",
     "enginery.errors",
 ]

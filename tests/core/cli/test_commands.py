@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -224,41 +225,70 @@ def _below(root: int) -> list[int]:
     return descendants(root)
 
 
-def test_on_a_terminal_one_can_talk_until_ctrl_d(tmp_path):
-    (tmp_path / "enginery.yaml").write_text(
-        "models:\n  m: {engine: mock, options: {ttft_ms: 0, itl_ms: 0}}\n"
-    )
-    master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "enginery.cli", "run", "m", "--max-tokens", "5"],
-        cwd=tmp_path,
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        start_new_session=True,
-    )
-    os.close(slave)
-    screen = b""
+class Terminal:
+    """`enginery run m` on a terminal of its own."""
 
-    def wait_for(text: bytes, times: int = 1) -> None:
-        nonlocal screen
+    def __init__(self, directory: Path, options: str, *words: str) -> None:
+        (directory / "enginery.yaml").write_text(
+            f"models:\n  m: {{engine: mock, options: {options}}}\n"
+        )
+        self.master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "enginery.cli", "run", "m", *words],
+            cwd=directory,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+        )
+        os.close(slave)
+        self.screen = b""
+
+    def wait_for(self, text: bytes, times: int = 1) -> None:
         deadline = time.monotonic() + DEADLINE
-        while screen.count(text) < times:
-            assert time.monotonic() < deadline, screen
-            if select.select([master], [], [], 0.1)[0]:
-                screen += os.read(master, 65536)
+        while self.screen.count(text) < times:
+            assert time.monotonic() < deadline, self.screen
+            if select.select([self.master], [], [], 0.1)[0]:
+                self.screen += os.read(self.master, 65536)
 
-    try:
-        wait_for(b">>> ")
-        assert b"m is ready after" in screen
-        os.write(master, b"hello\n")
-        wait_for(b">>> ", 2)
-        os.write(master, b"and again\n")
-        wait_for(b">>> ", 3)
-        assert screen.count(b"first token after") == 2
-        os.write(master, b"\x04")
-        assert process.wait(DEADLINE) == 0
-    finally:
-        process.kill()
+    def type(self, text: bytes) -> None:
+        os.write(self.master, text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
         with contextlib.suppress(OSError):
-            os.close(master)
+            os.close(self.master)
+
+
+def test_on_a_terminal_one_can_talk_until_ctrl_d(tmp_path):
+    with Terminal(tmp_path, "{ttft_ms: 0, itl_ms: 0}", "--max-tokens", "5") as terminal:
+        terminal.wait_for(b">>> ")
+        assert b"m is ready after" in terminal.screen
+        terminal.type(b"hello\n")
+        terminal.wait_for(b">>> ", 2)
+        terminal.type(b"and again\n")
+        terminal.wait_for(b">>> ", 3)
+        assert terminal.screen.count(b"first token after") == 2
+        terminal.type(b"\x04")
+        assert terminal.process.wait(DEADLINE) == 0
+
+
+def test_ctrl_c_ends_the_reply_and_at_the_prompt_the_program(tmp_path):
+    with Terminal(tmp_path, "{itl_ms: 20}", "--max-tokens", "100000") as terminal:
+        terminal.wait_for(b">>> ")
+        for turn in (1, 2):
+            terminal.type(b"hello\n")
+            said = len(terminal.screen)
+            while len(terminal.screen) < said + 40:  # the echo, and then tokens
+                terminal.screen += os.read(terminal.master, 65536)
+            terminal.process.send_signal(signal.SIGINT)
+            terminal.wait_for(b"(ended by Ctrl-C)", turn)
+            terminal.wait_for(b">>> ", turn + 1)
+        assert terminal.process.poll() is None
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.process.wait(DEADLINE) == 130
+        assert b"Traceback" not in terminal.screen

@@ -1,22 +1,25 @@
-"""``enginery run``: start a model, ask it, print what it says, stop it."""
+"""``enginery run``: start a model, ask it, print what it says, stop it; or ask a gateway that runs.
+
+A gateway is one more server that somebody else runs: a manager of ours attaches to it, so that all else is the same.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import aiohttp
 import click
 
-from enginery.cli.chat import Timing, stream_chat
+from enginery.cli.chat import streamed_chat, timing
+from enginery.cli.gateway_client import GatewayClient, GatewayUnreachable
 from enginery.cli.progress import Progress, follow
-from enginery.cli.session import run_async, set_up_logging, settings_options
+from enginery.cli.session import interruptible, run_async, set_up_logging, settings_options
 from enginery.engine.manager import EngineManager
-from enginery.engine.transport import open_session
-from enginery.errors import ModelNotFound
-from enginery.settings import load_settings
+from enginery.errors import EngineryError, ModelNotFound
+from enginery.settings import Settings, load_settings
 from enginery.threads import in_daemon_thread
 from enginery.values import EngineRequest, JSONObject
 
@@ -32,6 +35,14 @@ __all__ = ["run"]
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest reply, in tokens.")
 @click.option("--temperature", type=click.FloatRange(min=0), help="Sampling temperature.")
 @click.option("--system", help="System prompt.")
+@click.option(
+    "--url",
+    envvar="ENGINERY_URL",
+    help="A gateway that is asked, if it answers; default: $ENGINERY_URL, else none.",
+)
+@click.option(
+    "--api-key", envvar="ENGINERY_API_KEY", help="A key of it; default: $ENGINERY_API_KEY."
+)
 @settings_options
 @run_async
 async def run(
@@ -42,12 +53,16 @@ async def run(
     max_tokens: int | None,
     temperature: float | None,
     system: str | None,
+    url: str | None,
+    api_key: str | None,
     config_path: str | None,
     verbose: int,
 ) -> None:
     """Chat with MODEL: a name of the settings file, or the path of a model file.
 
-    With PROMPT (or text on stdin) answers once; else reads prompts from the terminal until Ctrl-D.
+    Where a gateway answers at --url, MODEL is one of its models, unless it is a file. With PROMPT (or text
+    on stdin) answers once; else reads prompts from the terminal until Ctrl-D. There Ctrl-C ends a reply, and
+    at the prompt the program.
     """
     set_up_logging(verbose)
     if prompt is None and not sys.stdin.isatty():
@@ -59,11 +74,14 @@ async def run(
             ) from None
         if not prompt:
             raise click.UsageError("no PROMPT given, and stdin is empty")
-    async with EngineManager(load_settings(config_path)) as manager, open_session() as session:
-        showing = asyncio.create_task(follow(manager.subscribe(), Progress()))
+    there = not (engine or _is_file(model)) and await _is_there(url, api_key)
+    settings = _at(url, api_key, model) if there else load_settings(config_path)
+    async with EngineManager(settings) as manager:
+        news = _follow_there(url, api_key) if there else follow(manager.subscribe(), Progress())
+        showing = asyncio.create_task(news)
         try:
             name = _name(manager, model, engine)
-            chat = Chat(manager, session, name, system, max_tokens, temperature)
+            chat = Chat(manager, name, system, max_tokens, temperature)
             if prompt is not None:
                 await chat.ask(prompt)
                 return
@@ -71,9 +89,37 @@ async def run(
             await asyncio.sleep(0)  # its last event is shown before the prompt
             while (line := await _ask()) is not None:
                 if line:
-                    await chat.ask(line)
+                    await _turn(chat, line)
         finally:
             showing.cancel()
+
+
+async def _is_there(url: str | None, api_key: str | None) -> bool:
+    """Whether a gateway is to be asked; one that was named and is not there is told."""
+    if url is None:
+        return False
+    async with GatewayClient(url, api_key) as gateway:
+        if await gateway.answers():
+            return True
+    click.echo(f"no gateway at {url}: with an engine of its own", err=True)
+    return False
+
+
+def _at(url: str | None, api_key: str | None, model: str) -> Settings:
+    """Settings with the gateway's model as a server that somebody else runs."""
+    there = {"engine": "openai", "url": url, "api_key": api_key}
+    return Settings(models={model: there})
+
+
+async def _follow_there(url: str | None, api_key: str | None) -> None:
+    """Show that the gateway loads the model, where it tells us such things."""
+    async with GatewayClient(url, api_key) as gateway:
+        with suppress(GatewayUnreachable, EngineryError):
+            await follow(gateway.events(), Progress())
+
+
+def _is_file(model: str) -> bool:
+    return Path(model).is_file()
 
 
 def _name(manager: EngineManager, model: str, engine: str | None) -> str:
@@ -83,7 +129,7 @@ def _name(manager: EngineManager, model: str, engine: str | None) -> str:
     try:
         return manager.catalog.resolve(model).name
     except ModelNotFound as error:
-        if Path(model).is_file():
+        if _is_file(model):
             return manager.catalog.from_path(model).model
         if "/" not in model and "." not in model:
             raise
@@ -100,12 +146,23 @@ async def _ask() -> str | None:
         return None
 
 
+async def _turn(chat: Chat, line: str) -> None:
+    """One question and its reply; Ctrl-C ends the reply, also while its engine still loads."""
+    turn = asyncio.create_task(chat.ask(line))
+    with interruptible(turn.cancel) as interrupt:
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not interrupt.was_used:
+                raise
+            click.echo(click.style("(ended by Ctrl-C)", dim=True), err=True)
+
+
 @dataclass(slots=True)
 class Chat:
     """A conversation with one model; each turn goes to the smallest of its variants that fits."""
 
     manager: EngineManager
-    session: aiohttp.ClientSession
     model: str
     system: str | None
     max_tokens: int | None
@@ -118,21 +175,18 @@ class Chat:
         messages = [*said, *self.history, {"role": "user", "content": prompt}]
         limits = {"max_tokens": self.max_tokens, "temperature": self.temperature}
         body = {"messages": messages, **{k: v for k, v in limits.items() if v is not None}}
-        timing, reply = Timing(), ""
         lease = await self.manager.acquire(EngineRequest("/v1/chat/completions", body), self.model)
         async with lease:
             await asyncio.sleep(0)  # its last event is shown before its answer
-            try:
-                async for piece in stream_chat(
-                    lease.client, self.session, messages, timing, **limits
-                ):
-                    reply += piece
-                    sys.stdout.write(piece)
+            with streamed_chat(lease.client, messages, self.max_tokens, self.temperature) as reply:
+                try:
+                    async for token in reply:
+                        sys.stdout.write(token.text)
+                        sys.stdout.flush()
+                finally:
+                    sys.stdout.write("\n" if reply.get_full_text() else "")
                     sys.stdout.flush()
-            finally:
-                sys.stdout.write("\n" if reply else "")
-                sys.stdout.flush()
-        cut = " (cut at the token limit)" if timing.finish_reason == "length" else ""
-        click.echo(click.style(f"{timing}{cut}", dim=True), err=True)
-        answer = {"role": "assistant", "content": reply}
-        self.history += [{"role": "user", "content": prompt}, answer]
+                    answer = {"role": "assistant", "content": reply.get_full_text()}
+                    self.history += [{"role": "user", "content": prompt}, answer]
+        cut = " (cut at the token limit)" if reply.finish_reason == "length" else ""
+        click.echo(click.style(f"{timing(reply)}{cut}", dim=True), err=True)

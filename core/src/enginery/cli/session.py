@@ -10,7 +10,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from types import FrameType
 from typing import Any, ParamSpec
@@ -22,6 +24,29 @@ from enginery.errors import EngineLeaked, EngineryError
 __all__ = ["fail", "fast_loop", "run_async", "set_up_logging", "settings_options"]
 
 P = ParamSpec("P")
+
+
+class Interrupt:
+    """What the next SIGINT does instead of ending the command: once, so that a second one ends it all the same."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        self.action = action
+        self.was_used = False
+
+
+_interrupts: ContextVar[list[Interrupt]] = ContextVar("interrupts")
+"""Those of the command that runs, the innermost last."""
+
+
+@contextmanager
+def interruptible(action: Callable[[], object]) -> Iterator[Interrupt]:
+    """Inside, the first SIGINT calls ``action`` on the loop; only in a command of `run_async`."""
+    interrupts, interrupt = _interrupts.get(), Interrupt(action)
+    interrupts.append(interrupt)
+    try:
+        yield interrupt
+    finally:
+        interrupts.remove(interrupt)
 
 
 def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,7 +112,7 @@ def run_async(
 ) -> Callable[P, None]:
     """Run a coroutine as a command: the first SIGINT or SIGTERM ends it in order, a second at once.
 
-    In order means that engines are stopped; at once leaves that to their guardians. What an orderly end
+    Inside `interruptible` the first SIGINT is for what it says. In order means that engines are stopped; at once leaves that to their guardians. What an orderly end
     leaves behind is an error, and the exit code 1.
 
     Args:
@@ -101,9 +126,15 @@ def run_async(
             task = asyncio.current_task()
             assert task is not None
             asked = 0
+            interrupts: list[Interrupt] = []
+            _interrupts.set(interrupts)
 
             def on_signal(number: int, _: FrameType | None) -> None:
                 nonlocal asked
+                if number == signal.SIGINT and interrupts and not interrupts[-1].was_used:
+                    interrupts[-1].was_used = True
+                    loop.call_soon_threadsafe(interrupts[-1].action)
+                    return
                 asked += 1
                 if asked > 1:
                     os._exit(128 + number)
