@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from enginery.enginecore import AsyncMPClient, ClientConfig, FinishReason, SyncMPClient
+from enginery.enginecore.child import CoreChild
+from enginery.enginecore.client_state import ClientState
 from enginery.errors import (
     ConfigError,
     EngineClosedError,
@@ -64,6 +66,22 @@ def test_the_child_imports_only_what_it_needs() -> None:
     assert not packages & {"asyncio", "multiprocessing", "pickle", "unittest"}
     floor = {"enginery.errors", "enginery.values", "enginery.threads"}
     assert {m for m in modules if not m.startswith("enginery.enginecore")} <= floor
+
+
+def test_what_comes_in_one_piece_with_the_greeting_is_carried_out_too() -> None:
+    child, state = CoreChild(), ClientState()
+    try:
+        child.socket.settimeout(DEADLINE)
+        hello = ClientState.hello(mock_config())
+        child.socket.sendall(hello + ClientState.shutdown("abort", None))
+        while data := child.socket.recv(65536):
+            state.feed(data)
+        assert state.ready
+    finally:
+        child.hang_up()
+        child.end()
+        child.socket.close()
+    assert child.returncode == 0
 
 
 def test_the_configuration_is_in_no_argv_and_no_environment() -> None:

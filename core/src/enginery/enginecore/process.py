@@ -62,6 +62,8 @@ class EngineCoreProc:
         self._socket = sock
         self._fd = sock.fileno()
         self._end = CoreEnd()
+        self._early: list[tuple[int, Any]] = []
+        """What came in one piece with the greeting."""
         self._poll = select.poll()
         self._poll.register(self._fd, select.POLLIN)
         self._writing = False
@@ -103,6 +105,7 @@ class EngineCoreProc:
         Raises `ProtocolError` for a client that talks nonsense, and `EngineDeadError` when the backend failed.
         """
         idle = False
+        self._carry_out(core, self._early)
         while True:
             self._flush()
             self._watch(core.wake_fd())
@@ -141,9 +144,11 @@ class EngineCoreProc:
             data = self._read()
             if not data:
                 return None
-            for _, message in self._end.feed(data):
-                assert isinstance(message, Hello)  # CoreEnd lets nothing else be the first
-                return message
+            heard = self._end.feed(data)
+            if heard:
+                (_, hello), *self._early = heard
+                assert isinstance(hello, Hello)  # CoreEnd lets nothing else be the first
+                return hello
 
     def _read(self) -> bytes:
         try:
@@ -158,7 +163,10 @@ class EngineCoreProc:
     def _listen(self, core: EngineCore) -> bool:
         """Carry out what came; False when the client is gone."""
         data = self._read()
-        for kind, message in self._end.feed(data):
+        return self._carry_out(core, self._end.feed(data))
+
+    def _carry_out(self, core: EngineCore, messages: list[tuple[int, Any]]) -> bool:
+        for kind, message in messages:
             match kind:
                 case RequestType.ADD_REQUEST:
                     try:
