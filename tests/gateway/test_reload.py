@@ -154,7 +154,7 @@ async def test_a_bad_file_changes_nothing_and_says_where(site, eventually):
 
         async def listen() -> None:
             async for event in events:
-                told.append(event)
+                told.append(event)  # noqa: PERF401  # seen while they come
 
         listening = asyncio.create_task(listen())
         for wrong, place in [

@@ -179,10 +179,11 @@ async def logs(
 @asynccontextmanager
 async def _progress(gateway: GatewayClient) -> AsyncIterator[None]:
     """Show what happens meanwhile, where the gateway tells us."""
+    progress = Progress()
 
     async def show() -> None:
         with suppress(GatewayUnreachable, EngineryError):
-            await follow(gateway.events(), Progress())
+            await follow(gateway.events(), progress)
 
     showing = asyncio.create_task(show())
     try:
@@ -191,6 +192,7 @@ async def _progress(gateway: GatewayClient) -> AsyncIterator[None]:
         showing.cancel()
         with suppress(asyncio.CancelledError):
             await showing
+        progress.close()
 
 
 def _done(row: JSONObject, *, as_json: bool) -> None:

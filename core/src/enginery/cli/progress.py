@@ -63,6 +63,13 @@ class Progress:
         for name in self._began:
             self._waiting(name, now, self._fraction)
 
+    def close(self) -> None:
+        """Leave no half line behind."""
+        if self._width:
+            self._stream.write("\r" + " " * self._width + "\r")
+            self._stream.flush()
+            self._width = 0
+
     def _waiting(self, name: str, now: float, fraction: float | None) -> None:
         part = "" if fraction is None else f" {100 * fraction:.0f} %"
         text = f"loading {name}{part} … {now - self._began.get(name, now):.1f} s"
