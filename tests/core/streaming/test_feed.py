@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enginery.errors import QueueFull
@@ -41,6 +41,7 @@ MOVES = st.lists(
 )
 
 
+@settings(max_examples=80, deadline=None)  # a busy machine is no failure
 @given(
     moves=MOVES,
     least=st.integers(1, 5),

@@ -88,6 +88,7 @@ class TokenFeed:
         self.completion_tokens: int | None = None
         self.abandoned = False
         self._room = buffer_size
+        self._is_plain = delivery.least == 1 and not delivery.exact
         self._limit = BLOCK + buffer_size if on_full == "coalesce" else buffer_size
         self._single = 0 if delivery.exact else buffer_size  # where folding begins
         self._folded = self._single
@@ -214,8 +215,13 @@ class TokenFeed:
         """
         with self._lock:
             until = None
-            if self.unread:
-                out, until = self._due()
+            items = self.unread
+            if items:
+                if self._is_plain and len(items) <= self._room:  # the usual case, for less
+                    self.unread, self._waiting = [], 0
+                    out = items
+                else:
+                    out, until = self._due()
                 if out:
                     producer, self._producer = self._producer, None
                     if producer is not None:
@@ -263,10 +269,7 @@ class TokenFeed:
 
     def _due(self) -> tuple[list[StreamToken], float | None]:
         items, delivery = self.unread, self.delivery
-        if delivery.least == 1 and not delivery.exact:
-            if len(items) <= self._room:
-                self.unread, self._waiting = [], 0
-                return items, None
+        if self._is_plain:
             return self._all(items[: self._room], items[self._room :]), None
         now = self.clock()
         until = items[0].timestamp + delivery.flush_s

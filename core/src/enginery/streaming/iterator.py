@@ -77,7 +77,7 @@ class _Stream(Generic[T]):
         feed = self.feed
         self._begin()
         try:
-            while not (self._is_closed or feed.is_over):
+            while not self._is_done():
                 taken, until = feed.take() if feed.unread else _NOTHING
                 if not taken:
                     waiter = ThreadWaiter()
@@ -86,7 +86,7 @@ class _Stream(Generic[T]):
                     self._hand = iter(self._shown(taken))
                     for each in self._hand:
                         return each
-                elif not feed.is_over:
+                elif not self._is_done():
                     try:
                         waiter.wait(None if until is None else until - feed.clock())
                     finally:
@@ -97,13 +97,15 @@ class _Stream(Generic[T]):
         raise StopIteration
 
     async def _wait_async(self) -> T:
-        self._begin()
+        if self._is_waiting:
+            self._begin()
+        self._is_waiting = True  # not by a call: all of this is per token
         feed = self.feed
         try:
             while True:
                 if feed.unread:
                     taken, until = feed.take()
-                elif self._is_closed or feed.is_over:
+                elif self._is_closed or (feed.ended is not None and not feed.unread):
                     break
                 else:
                     taken, until = _NOTHING
@@ -114,7 +116,7 @@ class _Stream(Generic[T]):
                     self._hand = iter(self._shown(taken))
                     for each in self._hand:
                         return each
-                elif feed.ended is not None:
+                elif feed.ended is not None or self._is_closed:
                     continue
                 elif until is None:
                     await waiter.future
@@ -135,6 +137,9 @@ class _Stream(Generic[T]):
         elif waiter.future.done():
             waiter.future = waiter.loop.create_future()
         return waiter
+
+    def _is_done(self) -> bool:
+        return self._is_closed or self.feed.is_over
 
     def _begin(self) -> None:
         if self._is_waiting:
