@@ -113,6 +113,7 @@ async def test_half_open_connections_are_closed_and_slow_nobody(fast: bool) -> N
         for number, (reader, _) in enumerate(half):
             said = await asyncio.wait_for(reader.read(), 30)
             ends[kinds[number % len(kinds)]].add(said.split(b"\r\n", 1)[0])
+            assert b"x-should-retry: false" not in said, "no engine has seen it"
         assert ends.pop("not a byte") == {b""}
         assert set(ends) == {kind for kind in kinds if kind != "not a byte"}
         for kind, said in ends.items():

@@ -12,7 +12,8 @@ from typing import Any
 
 from enginery.engine.lease import Lease
 from enginery.errors import EngineCrashed, EngineryError
-from enginery.gateway.relay import Relay, Reply, Sent
+from enginery.gateway.relay import Relay
+from enginery.gateway.sent import Reply, Sent
 from enginery.gateway.upstreams import Upstream
 from enginery.values import Endpoint, Variant
 from support.replies import Got, read_replies

@@ -22,7 +22,7 @@ from enginery.errors import EngineCrashed, EngineUnreachable, ModelNotFound
 from enginery.gateway.exposition import EngineMetrics, Exposition, _Once
 from enginery.gateway.inference import Finished
 from enginery.gateway.metrics import CLIENT_GONE, Histogram, Metrics
-from enginery.gateway.relay import Reply
+from enginery.gateway.sent import Reply
 from enginery.values import Endpoint, EngineReply, RunningEngine, Variant
 
 ONE, TWO = (Variant(name, engine_type="mock") for name in ("one", "two"))

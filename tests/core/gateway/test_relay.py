@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from enginery.errors import EngineCrashed
 from enginery.gateway.framing import HOLD_LIMIT
-from enginery.gateway.relay import Reply
+from enginery.gateway.sent import Reply
 from support.byte_engine import chunked, stream_of
 from support.relaying import Scene, error_frame, in_loop, only, pieces_of
 from support.replies import read_replies

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enginery.errors import BadEngineReply, EngineError, EngineEvicted, EngineTimeout
-from enginery.gateway.relay import COLLECT_LIMIT, Deadlines
+from enginery.gateway.relay import COLLECT_LIMIT
+from enginery.gateway.sent import Deadlines
 from support.byte_engine import REPLY, chunked, one_reply, stream_of
 from support.relaying import Scene, error_frame, in_loop, only, pieces_of
 

@@ -11,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from enginery.errors import EngineEvicted, EngineryError
 from enginery.gateway.decoded import Reading
-from enginery.gateway.relay import Deadlines, Relay
+from enginery.gateway.relay import Relay
+from enginery.gateway.sent import Deadlines
 from support.byte_engine import REPLY, chunked, one_reply, stream_of
 from support.relaying import Scene
 from support.replies import read_replies

@@ -17,7 +17,7 @@ from enginery.api.endings import Api, broken_stream_end
 from enginery.errors import EngineryError
 from enginery.gateway.error_replies import error_reply
 from enginery.gateway.framing import CHUNKED_END, chunk
-from enginery.gateway.relay import Client, Sent
+from enginery.gateway.sent import Client, Sent
 
 __all__ = ["SERVER", "AlreadySent", "StreamAnswer", "error_response", "json_response", "raw_error"]
 
@@ -110,9 +110,9 @@ def error_response(
     return json_response(body, status=status, headers=headers)
 
 
-def raw_error(error: EngineryError, sent: Sent) -> bytes:
-    """An error as the whole reply to a request that an engine may have seen."""
-    status, headers, body = error_reply(error, sent.api, engine_saw_request=True)
+def raw_error(error: EngineryError, sent: Sent, *, engine_saw_request: bool = True) -> bytes:
+    """An error as the whole reply, head and body."""
+    status, headers, body = error_reply(error, sent.api, engine_saw_request=engine_saw_request)
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return (
         b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\n%b%bContent-Length: %d\r\n\r\n%b"

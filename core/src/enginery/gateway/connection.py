@@ -23,8 +23,8 @@ from enginery.errors import EngineryError, InvalidRequest, RequestTimeout
 from enginery.gateway.answers import error_response, raw_error
 from enginery.gateway.fast import LONGEST, FastPath
 from enginery.gateway.limits import BodyBudget, ConnectionLimits
-from enginery.gateway.relay import Relay, Sent
 from enginery.gateway.request_head import request_id_of
+from enginery.gateway.sent import Sent, Source
 
 __all__ = ["ClientConnection", "GatewayServer"]
 
@@ -40,7 +40,7 @@ class ClientConnection(RequestHandler):
 
     def __init__(self, manager: GatewayServer, fast: FastPath | None, **kwargs: Any) -> None:
         super().__init__(manager, **kwargs)
-        self.relay: Relay | None = None
+        self.relay: Source | None = None
         self._fast = fast
         self._held: list[bytes] = []
         self._held_bytes = 0
@@ -179,7 +179,8 @@ class ClientConnection(RequestHandler):
         id_ = request_id_of(None)
         extra = b"x-request-id: %b\r\nConnection: close\r\n" % id_.encode()
         if self.transport is not None:
-            self.transport.write(raw_error(error, Sent("other", id_, extra)))
+            sent = Sent("other", id_, extra)
+            self.transport.write(raw_error(error, sent, engine_saw_request=False))
         self.force_close()
 
     def _over(self, *, keep_alive: bool) -> None:

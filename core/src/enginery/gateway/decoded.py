@@ -21,9 +21,10 @@ from enginery.api.aggregate import Fold
 from enginery.api.endings import Api
 from enginery.api.sse import DONE, SSEDecoder, SSEEvent, encode_event
 from enginery.engine.lease import Lease
-from enginery.errors import BadEngineReply, EngineryError
+from enginery.errors import BadEngineReply, EngineError, EngineryError
 from enginery.gateway.framing import ResponseHead
-from enginery.gateway.relay import Client, Relay, Reply, Sent
+from enginery.gateway.relay import Relay
+from enginery.gateway.sent import Client, Reply, Sent, Source
 from enginery.gateway.upstreams import Upstream
 from enginery.plugins.transforms import encode_made
 from enginery.values import JSONObject, ResponseTransform
@@ -104,7 +105,7 @@ class _Pipe(asyncio.Transport):
 
     def __init__(self, client: asyncio.Transport) -> None:
         super().__init__()
-        self.relay: Relay | None = None
+        self.relay: Source | None = None
         self.transport: asyncio.Transport | None = self
         self._client = client
         self._pieces: deque[bytes] = deque()
@@ -159,9 +160,12 @@ async def _events(pieces: AsyncIterator[bytes]) -> AsyncIterator[SSEEvent]:
 
 
 async def folded_reply(
-    pieces: AsyncIterator[bytes], api: Api, transform: ResponseTransform | None
+    pieces: AsyncIterator[bytes],
+    api: Api,
+    transform: ResponseTransform | None,
+    parse_error: Callable[[int, bytes], EngineryError | None],
 ) -> bytes:
-    """The one reply that a stream adds up to, as JSON.
+    """The one reply that a stream adds up to, as JSON; an error in it is looked at by ``parse_error``, too.
 
     Raises:
         EngineError: the engine ended its stream with an error, with the status that it meant.
@@ -169,12 +173,19 @@ async def folded_reply(
         PluginError: the transform failed.
     """
     fold = Fold(api)
-    async for event in _events(pieces):
-        if transform is None or event.data == "[DONE]":
-            fold.feed(event)
-        else:
-            for changed in transform.chunk(_object(event)):
-                fold.add(changed)
+    try:
+        async for event in _events(pieces):
+            if transform is None or event.data == "[DONE]":
+                fold.feed(event)
+            else:
+                for changed in transform.chunk(_object(event)):
+                    fold.add(changed)
+    except EngineError as error:
+        if fold.error_body is None:  # not one that the engine told
+            raise
+        told = parse_error(error.status, fold.error_body) or error
+        told.source = "engine"
+        raise told from None
     if transform is not None:
         for changed in transform.end():
             fold.add(changed)

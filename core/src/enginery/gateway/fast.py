@@ -18,8 +18,9 @@ from enginery.errors import EngineryError
 from enginery.gateway.answers import raw_error
 from enginery.gateway.inference import Finished, Inference, Wanted
 from enginery.gateway.limits import BodyBudget
-from enginery.gateway.relay import Client, Relay, Reply, Sent
+from enginery.gateway.relay import Relay
 from enginery.gateway.request_head import request_id_of
+from enginery.gateway.sent import Client, Reply, Sent
 from enginery.gateway.upstreams import UpstreamPool
 from enginery.gateway.watch import Watch
 

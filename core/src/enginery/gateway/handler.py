@@ -36,8 +36,9 @@ from enginery.gateway.error_replies import as_error
 from enginery.gateway.held import HEARTBEAT, hold
 from enginery.gateway.inference import Finished, Inference, Outgoing, Wanted
 from enginery.gateway.limits import BodyBudget, ConnectionLimits
-from enginery.gateway.relay import Client, Relay, Reply, Sent
+from enginery.gateway.relay import Relay
 from enginery.gateway.request_head import CORS, PASSED, REQUEST_ID
+from enginery.gateway.sent import Client, Reply, Sent
 from enginery.gateway.upstreams import Upstream, UpstreamPool
 from enginery.gateway.watch import Watch
 
@@ -300,7 +301,8 @@ class InferenceHandler:
             got = await reading.head()
             streams = got.get(b"content-type").startswith(b"text/event-stream")
             if streams and outgoing.folded:
-                body = await folded_reply(reading.pieces(), way.api, transform)
+                parse_error = lease.hooks.parse_error
+                body = await folded_reply(reading.pieces(), way.api, transform, parse_error)
             elif streams:
                 assert transform is not None
                 async for piece in changed_stream(reading.pieces(), transform):

@@ -19,7 +19,7 @@ from enginery.engine.lease import Lease
 from enginery.engine.manager import EngineManager, Route
 from enginery.errors import EndpointNotSupported, EngineryError, InvalidRequest, ModelNotFound
 from enginery.gateway.access import Visitor
-from enginery.gateway.relay import Reply
+from enginery.gateway.sent import Reply
 from enginery.plugins import EngineHooks
 from enginery.plugins.transforms import encode_made
 from enginery.values import Endpoint, EngineRequest, ResponseTransform, Variant

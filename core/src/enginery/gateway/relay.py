@@ -14,16 +14,11 @@ then the client is told.
 from __future__ import annotations
 
 import asyncio
-import re
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from time import monotonic
-from typing import Protocol
 
 from enginery.api.endings import (
     TAIL_BYTES,
-    Api,
     Usage,
     body_is_complete,
     broken_stream_end,
@@ -33,6 +28,7 @@ from enginery.api.endings import (
 from enginery.engine.lease import Lease
 from enginery.engine.seam import Outcome
 from enginery.errors import BadEngineReply, EngineCrashed, EngineryError, EngineTimeout
+from enginery.gateway.body_ends import SHORT_TAIL, BodyEnds
 from enginery.gateway.error_replies import from_engine
 from enginery.gateway.framing import (
     CHUNKED_END,
@@ -41,11 +37,11 @@ from enginery.gateway.framing import (
     ResponseHead,
     body_reader,
     chunk,
-    payload_of,
 )
+from enginery.gateway.sent import Client, Reply, Sent
 from enginery.gateway.upstreams import REST, Upstream
 
-__all__ = ["Client", "Deadlines", "Relay", "Reply", "Sent"]
+__all__ = ["Relay"]
 
 COLLECT_LIMIT = 8 * 2**20
 """A reply that is larger is passed on before it is whole."""
@@ -53,78 +49,7 @@ COLLECT_LIMIT = 8 * 2**20
 FLOWING = 5.0
 """Seconds since the last bytes for which an engine is taken to be at work on a reply."""
 
-_SHORT_TAIL = 768
-"""Bytes that nearly always hold a stream's closing words and its usage; where not, all of the tail is read."""
-
 _EVENT_STREAM = b"text/event-stream"
-_COMMENTS = re.compile(rb"(?:(?::[^\r\n]*)?[\r\n])+\Z")
-
-
-class Client(Protocol):
-    """The client's connection, as a relay needs it."""
-
-    relay: Relay | None
-    """Whom to tell when the client reads too slowly, or left."""
-
-    transport: asyncio.Transport | None
-
-
-@dataclass(frozen=True, slots=True)
-class Deadlines:
-    """Seconds: until the engine's first byte, between two reads, and for a client that does not read."""
-
-    first_byte: float = 300.0
-    stall: float = 120.0
-    write_stall: float = 60.0
-
-
-@dataclass(slots=True)
-class Sent:
-    """One request on its way: what the relay, the error replies and the metrics have to know of it.
-
-    Args:
-        api: the shape of its reply.
-        request_id: told to the client.
-        extra: lines of ours for the reply's head, each with its CRLF.
-        chunked: the client understands chunks; HTTP/1.0 does not.
-        keep_alive: the client's connection stays open.
-        committed: a head was sent already.
-        cancel: when the client leaves, so does the request; else the engine is heard out.
-        deadlines: when to give up.
-    """
-
-    api: Api
-    request_id: str
-    extra: bytes = b""
-    chunked: bool = True
-    keep_alive: bool = True
-    committed: bool = False
-    cancel: bool = True
-    deadlines: Deadlines = field(default_factory=Deadlines)
-
-
-@dataclass(slots=True)  # not frozen: that costs 0.2 µs a field
-class Reply:
-    """What became of a request whose reply was written to the client.
-
-    Args:
-        status: what the client got.
-        outcome: how the lease ended.
-        keep_alive: the client's connection may be used again.
-        first_byte_s, total_s: seconds from the sending to the first byte, and to the end.
-        reads: times that bytes came.
-        usage: what the engine says that it cost.
-        error: what broke it, after its head was sent.
-    """
-
-    status: int
-    outcome: Outcome
-    keep_alive: bool
-    first_byte_s: float | None = None
-    total_s: float = 0.0
-    reads: int = 0
-    usage: Usage | None = None
-    error: EngineryError | None = None
 
 
 class Relay:
@@ -167,9 +92,7 @@ class Relay:
         self._body: Body | None = None
         self._pieces: list[bytes] = []
         self._size = 0
-        self._tail: deque[bytes] = deque()
-        self._tail_size = 0
-        self._first = b""
+        self._ends = BodyEnds()
         self._answering = sent.committed
         """The client has a head, so that only the body can tell an error."""
         self._explaining: asyncio.Task[None] | None = None
@@ -193,6 +116,7 @@ class Relay:
         streams = head.status < 400 and head.get(b"content-type").startswith(_EVENT_STREAM)
         if streams and head.framing.chunked and self.sent.chunked:
             self._send_head()
+            self._ends.in_chunks = True
             self.on_body = self._walked
             return
         self._body = body_reader(head.framing)
@@ -224,12 +148,7 @@ class Relay:
         walk = self._walk
         ready = walk.feed(data)
         if ready:
-            self._tail.append(ready)
-            self._tail_size += len(ready)
-            if self._tail_size > 4 * TAIL_BYTES:
-                self._trim_tail()
-            if not self._first:
-                self._first = ready[:TAIL_BYTES]
+            self._ends.add(ready)
         if walk.ended:
             self._end_stream(ready)
         elif ready:
@@ -240,11 +159,7 @@ class Relay:
         assert self._body is not None
         payload = self._body.feed(data)
         if payload:
-            self._tail.append(payload)
-            self._tail_size += len(payload)
-            if self._tail_size > 4 * TAIL_BYTES:
-                self._trim_tail()
-            self._first = self._first or payload[:TAIL_BYTES]
+            self._ends.add(payload)
         framed = chunk(payload) if self.sent.chunked else payload
         if self._body.ended:
             self._end_stream(framed)
@@ -268,19 +183,18 @@ class Relay:
             self._send_head()
             self.on_body = self._reframed
             whole, self._pieces = b"".join(self._pieces), []
-            self._tail.append(whole[-TAIL_BYTES:])
-            self._tail_size = len(self._tail[0])
+            self._ends.add(whole[:TAIL_BYTES])
+            self._ends.add(whole[-TAIL_BYTES:])
             self._write(chunk(whole) if self.sent.chunked else whole)
 
     # -- ends ----------------------------------------------------------------------------------------
 
     def _end_stream(self, last: bytes) -> None:
-        assert self._head is not None
-        streams = self._head.get(b"content-type").startswith(_EVENT_STREAM)
-        tail = self._unpacked_tail(_SHORT_TAIL)
+        streams = self._is_event_stream()
+        tail = self._ends.last(SHORT_TAIL)
         broken = streams and stream_ending(self.sent.api, tail) == "truncated"
         if broken:
-            tail = self._unpacked_tail()
+            tail = self._ends.last()
             broken = stream_ending(self.sent.api, tail) == "truncated"
         if broken:
             self._write(last)
@@ -294,7 +208,7 @@ class Relay:
         if last:
             self._write(last)
         reusable = not (self._walk.surplus if self._body is None else self._body.surplus)
-        usage = usage_of(tail, payload_of(self._first))
+        usage = usage_of(tail, self._ends.first())
         self._finish(Outcome.OK, usage, reusable=reusable, rest=REST if streams else 0.0)
 
     def _end_collected(self, head: ResponseHead, body: bytes) -> None:
@@ -436,7 +350,7 @@ class Relay:
                 self._transport.abort()  # `client_left` follows
             return None
         reads, since = self._looked
-        if reads != self._reads and not self._only_comments(self._reads - reads):
+        if reads != self._reads and not self._ends.only_comments(self._reads - reads):
             self._looked = (self._reads, now)
             return None
         self._looked = (self._reads, since)
@@ -452,29 +366,6 @@ class Relay:
 
     def _is_event_stream(self) -> bool:
         return self._head is not None and self._head.get(b"content-type").startswith(_EVENT_STREAM)
-
-    def _trim_tail(self) -> None:
-        """Whole pieces, and of small ones more than `TAIL_BYTES`: their framing is not payload."""
-        while self._tail_size - len(self._tail[0]) >= 2 * TAIL_BYTES:
-            self._tail_size -= len(self._tail.popleft())
-
-    def _only_comments(self, reads: int) -> bool:
-        """The last reads brought signs of the server's life, not of the model's."""
-        walked = self.on_body == self._walked
-        pieces = list(self._tail)[-reads:]
-        return bool(pieces) and all(
-            _COMMENTS.match(payload_of(piece) if walked else piece) for piece in pieces
-        )
-
-    def _unpacked_tail(self, size: int = TAIL_BYTES) -> bytes:
-        """The last ``size`` bytes of the payload, or all where it is shorter."""
-        walked, pieces = self.on_body == self._walked, []
-        for piece in reversed(self._tail):
-            pieces.append(payload_of(piece) if walked else piece)
-            size -= len(pieces[-1])
-            if size <= 0:
-                break
-        return b"".join(reversed(pieces))[-TAIL_BYTES:]
 
     # -- what the client gets --------------------------------------------------------------------------
 
@@ -497,7 +388,7 @@ class Relay:
         if self._walk.inside or not streams:
             self._transport.abort()  # nothing that is put behind half a chunk would be read as meant
         else:
-            frame = broken_stream_end(self.sent.api, error, self._unpacked_tail())
+            frame = broken_stream_end(self.sent.api, error, self._ends.last())
             self._write(chunk(frame) + CHUNKED_END if self.sent.chunked else frame)
 
     def _head_bytes(self, head: ResponseHead, framing: bytes) -> bytes:

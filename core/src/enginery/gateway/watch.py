@@ -12,7 +12,8 @@ from time import monotonic
 
 from enginery.engine.catalog import Limits
 from enginery.errors import EngineTimeout
-from enginery.gateway.relay import Deadlines, Relay
+from enginery.gateway.relay import Relay
+from enginery.gateway.sent import Deadlines
 from enginery.gateway.upstreams import UpstreamPool
 
 __all__ = ["Watch"]

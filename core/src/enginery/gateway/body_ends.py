@@ -1,0 +1,68 @@
+"""A body's first and last bytes, kept while it passes: there it says what it cost, and whether it is whole.
+
+Knows: how much has to be kept, and that what was handed on in chunks is unpacked only when somebody asks. Does
+not know: what the words mean (`api.endings`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+
+from enginery.api.endings import TAIL_BYTES
+from enginery.gateway.framing import payload_of
+
+__all__ = ["SHORT_TAIL", "BodyEnds"]
+
+SHORT_TAIL = 768
+"""Bytes that nearly always hold a stream's closing words and its usage; where not, all of the tail is read."""
+
+_COMMENTS = re.compile(rb"(?:(?::[^\r\n]*)?[\r\n])+\Z")
+
+
+class BodyEnds:
+    """Both ends of one body. ``in_chunks``: what is added are whole chunks, not payload."""
+
+    __slots__ = ("_first", "_pieces", "_size", "in_chunks")
+
+    def __init__(self) -> None:
+        self.in_chunks = False
+        self._first = b""
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+
+    def add(self, piece: bytes) -> None:
+        """The next bytes, not empty."""
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size > 4 * TAIL_BYTES:
+            self._trim()
+        if not self._first:
+            self._first = piece[:TAIL_BYTES]
+
+    def first(self) -> bytes:
+        """The payload's first bytes, as far as they came at once."""
+        return payload_of(self._first) if self.in_chunks else self._first
+
+    def last(self, size: int = TAIL_BYTES) -> bytes:
+        """The payload's last bytes: ``size`` at least, or all where it is shorter."""
+        pieces = []
+        for piece in reversed(self._pieces):
+            pieces.append(self._payload(piece))
+            size -= len(pieces[-1])
+            if size <= 0:
+                break
+        return b"".join(reversed(pieces))[-TAIL_BYTES:]
+
+    def only_comments(self, count: int) -> bool:
+        """The last ``count`` pieces were signs of the server's life, not of the model's."""
+        pieces = list(self._pieces)[-count:]
+        return bool(pieces) and all(_COMMENTS.match(self._payload(piece)) for piece in pieces)
+
+    def _payload(self, piece: bytes) -> bytes:
+        return payload_of(piece) if self.in_chunks else piece
+
+    def _trim(self) -> None:
+        """Whole pieces, and of small ones more than `TAIL_BYTES`: their framing is not payload."""
+        while self._size - len(self._pieces[0]) >= 2 * TAIL_BYTES:
+            self._size -= len(self._pieces.popleft())

@@ -1,0 +1,52 @@
+"""Both ends of a body: kept, whatever its length and its pieces, in bounded memory."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enginery.api.endings import TAIL_BYTES
+from enginery.gateway.body_ends import BodyEnds
+from enginery.gateway.framing import ChunkWalk, chunk
+
+PIECES = st.lists(st.binary(min_size=1, max_size=3000), max_size=40)
+
+
+def ends_of(pieces: list[bytes], *, in_chunks: bool) -> BodyEnds:
+    ends = BodyEnds()
+    ends.in_chunks = in_chunks
+    walk = ChunkWalk()
+    for piece in pieces:
+        ends.add(walk.feed(chunk(piece)) if in_chunks else piece)
+    return ends
+
+
+@given(PIECES, st.booleans())
+def test_the_last_bytes_are_the_payload_s_whatever_the_pieces(pieces, in_chunks):
+    whole = b"".join(pieces)
+    ends = ends_of(pieces, in_chunks=in_chunks)
+    assert ends.last() == whole[-TAIL_BYTES:]
+    short = ends.last(100)
+    assert whole.endswith(short)
+    assert len(short) >= min(100, len(whole))
+
+
+@given(PIECES.filter(bool), st.booleans())
+def test_the_first_ones_are_those_of_the_first_piece(pieces, in_chunks):
+    assert ends_of(pieces, in_chunks=in_chunks).first() == pieces[0]
+
+
+def test_a_payload_that_looks_like_a_chunk_is_left_as_it_is():
+    assert ends_of([b"3\r\nabc\r\n"], in_chunks=False).first() == b"3\r\nabc\r\n"
+
+
+def test_memory_is_bounded():
+    ends = ends_of([b"x" * 100] * 5000, in_chunks=True)
+    assert sum(map(len, ends._pieces)) <= 4 * TAIL_BYTES
+
+
+def test_comments_are_no_sign_of_the_model_s_life():
+    ends = ends_of([b"data: a\n\n", b": ping\n\n", b":\n\n"], in_chunks=True)
+    assert ends.only_comments(2)
+    assert not ends.only_comments(3)
+    assert not BodyEnds().only_comments(1)
