@@ -70,14 +70,14 @@ class Registry(PluginRegistry):
 
 
 @asynccontextmanager
-async def gateway_with(plugin: Plugin, engine: RawEngine, *, fast: bool):
+async def gateway_with(plugin: Plugin, engine: RawEngine, *, fast: bool, **how: Any):
     settings = Settings(
         models={"m": {"engine": "faulty", "url": engine.url}},
         defaults={"shutdown_timeout": 0.2, "min_residency": 0},
     )
     async with (
         EngineManager(settings, registry=Registry(plugin)) as manager,
-        Gateway(manager, host="127.0.0.1", port=0, fast=fast) as gateway,
+        Gateway(manager, host="127.0.0.1", port=0, fast=fast, **how) as gateway,
     ):
         yield gateway
 
@@ -173,3 +173,20 @@ async def test_a_defect_of_ours_ends_a_stream_as_an_error_does(monkeypatch, capl
         assert b"secret" not in reply.body
         assert "a secret of ours" in caplog.text
         assert in_flight(gateway) == 0
+
+
+@pytest.mark.parametrize("fast", [True, False])
+async def test_whoever_counts_may_fail_and_the_connection_goes_on(fast, caplog):
+    def count(_: Any) -> None:
+        raise RuntimeError("cannot count")
+
+    plugin = Plugin()
+    async with (
+        RawEngine() as engine,
+        gateway_with(plugin, engine, fast=fast, on_finished=count) as gateway,
+    ):
+        for _ in range(2):  # the second time there is a connection for the short way
+            got = read_replies(await exchange(gateway, ask(close=False), ask()))
+            assert [reply.status for reply in got] == [200, 200]
+        assert in_flight(gateway) == 0
+    assert "cannot count" in caplog.text

@@ -7,6 +7,7 @@ nothing but the body, so both doors use them: aiohttp's handler (`serve`) and th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from enginery.plugins.transforms import encode_made
 from enginery.values import Endpoint, EngineRequest, ResponseTransform, Variant
 
 __all__ = ["Finished", "Inference", "Outgoing", "Wanted"]
+
+log = logging.getLogger("enginery.gateway")
 
 _FEATURES = {
     "/v1/chat/completions": "chat",
@@ -110,7 +113,7 @@ class Inference:
         self, manager: EngineManager, on_finished: Callable[[Finished], None] = lambda _: None
     ) -> None:
         self.manager = manager
-        self.on_finished = on_finished
+        self._on_finished = on_finished
         self._supported: dict[str, tuple[Variant, frozenset[str]]] = {}
         self._routes: dict[tuple[str, str], tuple[ModelEntry, tuple[Variant, ...]]] = {}
         self._heads: dict[tuple[Endpoint, str], bytes] = {}
@@ -209,6 +212,13 @@ class Inference:
             request_id,
             length,
         )
+
+    def on_finished(self, done: Finished) -> None:
+        """A request is over. Whoever counts may fail at it: the client's connection must go on."""
+        try:
+            self._on_finished(done)
+        except Exception:
+            log.exception("a request was not counted")
 
     def endpoints(self) -> frozenset[str]:
         """Every route that a model of the settings supports, as far as its plugin can be asked."""
