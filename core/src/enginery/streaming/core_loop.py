@@ -1,6 +1,6 @@
 """`LoopSource`: streams over a client that is awaited (`AsyncMPClient`), served by one task of its loop.
 
-Knows: who awaits the client. Does not know: outputs and tokens (`core_source`). The task lives while there is a live
+Knows: who awaits the client. Does not know: outputs and tokens (`core_routing`). The task lives while there is a live
 stream, and holds the `_Works`, never the source: a source that is dropped is closed.
 """
 
@@ -13,7 +13,7 @@ from enginery.enginecore.client import EngineCoreClient
 from enginery.enginecore.messages import EngineCoreRequest
 from enginery.errors import EngineClosedError, EngineTimeout
 from enginery.streaming.config import StreamRequest
-from enginery.streaming.core_source import Router, core_request, is_final
+from enginery.streaming.core_routing import Router, core_request, is_final
 from enginery.streaming.feed import TokenFeed
 from enginery.streaming.home import Home
 from enginery.streaming.waiters import LoopWaiter, wake_all

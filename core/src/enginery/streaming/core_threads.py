@@ -1,6 +1,6 @@
 """`ThreadSource`: streams over a client with blocking calls (`InprocClient`, `SyncMPClient`), served by two threads.
 
-Knows: who calls the client. Does not know: outputs and tokens (`core_source`). One thread reads outputs while there is
+Knows: who calls the client. Does not know: outputs and tokens (`core_routing`). One thread reads outputs while there is
 a live stream; the other adds and aborts, so that neither `start` nor a finalizer ever waits for the engine, and takes
 its orders from a SimpleQueue, which a finalizer may use even in the middle of itself. The threads hold the `_Works` and
 never the source: a source that is dropped is closed.
@@ -17,7 +17,7 @@ from enginery.enginecore.client import EngineCoreClient
 from enginery.enginecore.messages import EngineCoreRequest
 from enginery.errors import EngineClosedError, EngineTimeout
 from enginery.streaming.config import StreamRequest
-from enginery.streaming.core_source import Router, core_request, is_final
+from enginery.streaming.core_routing import Router, core_request, is_final
 from enginery.streaming.feed import TokenFeed
 from enginery.streaming.waiters import ThreadWaiter, wake_all
 
