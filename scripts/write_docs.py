@@ -132,7 +132,19 @@ def commands() -> str:
     out = [
         "# Command line\n",
         NOTE,
-        "Exit codes: 0 done, 1 failed, 2 wrong usage. Results go to stdout, the rest to stderr.\n",
+        (
+            "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no gateway at `--url`. Results go to stdout, the rest "
+            "to stderr. `--json` is for programs. Colours are for terminals, and not where `NO_COLOR` is set.\n"
+        ),
+        (
+            "`models`, `ps`, `load`, `unload`, `logs`, `config plan` and `config reload` ask a running gateway: "
+            "`--url` or `ENGINERY_URL`, `--api-key` or `ENGINERY_API_KEY`. `run` does where one answers there.\n"
+        ),
+        (
+            'Completion: `eval "$(_ENGINERY_COMPLETE=bash_source enginery)"` in `~/.bashrc`; in `~/.zshrc` with '
+            "`zsh_source`; for fish, `_ENGINERY_COMPLETE=fish_source enginery > "
+            "~/.config/fish/completions/enginery.fish`.\n"
+        ),
     ]
     for path, command in _walk(cli, "enginery"):
         context = click.Context(

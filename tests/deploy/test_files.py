@@ -109,9 +109,7 @@ def test_the_unit_runs_a_command_that_there_is(unit) -> None:
     program, *args = shlex.split(unit["Service"]["ExecStart"])
     assert program.endswith("/enginery")
     command = cli.commands[args[0]]
-    assert (
-        command.make_context("serve", args[1:], resilient_parsing=True).params["config"] == args[1]
-    )
+    assert command.make_context("serve", args[1:], resilient_parsing=True).params["path"] == args[1]
 
 
 def test_the_unit_leaves_the_time_that_an_orderly_end_takes(unit) -> None:
