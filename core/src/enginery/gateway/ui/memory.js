@@ -40,7 +40,7 @@ function fill(item, device) {
   const held = device.held.reduce((sum, [, size]) => sum + size, 0);
   const told = [`${bytes(held)} held by engines`];
   if (device.budget !== undefined) told.push(`budget ${bytes(device.budget)}`);
-  if (device.free !== undefined) told.push(`${bytes(device.free)} free`);
+  told.push(device.free === undefined ? "free: unknown" : `${bytes(device.free)} free`);
   say(head.lastChild, told.join(" · "));
   const whole = Math.max(device.budget ?? 0, held + (device.free ?? 0), 1);
   let left = 0;

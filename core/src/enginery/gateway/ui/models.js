@@ -106,7 +106,7 @@ function fill(item, row, room) {
   if (row.idle_s !== null) told.push(`idle ${seconds(row.idle_s)}`);
   if (row.ttl_left_s !== null) told.push(`stops in ${seconds(row.ttl_left_s)}`);
   if (row.quarantined) told.push("quarantined until it is loaded by hand");
-  else if (row.retry_in_s) told.push(`tried again in ${seconds(row.retry_in_s)}`);
+  else if (row.retry_in_s) told.push(`may start again in ${seconds(row.retry_in_s)}`);
   if (row.pid !== null) told.push(`pid ${row.pid}`);
   if (row.address !== null) told.push(row.address);
   say(numbers, told.join(" · "));

@@ -29,7 +29,7 @@ function create(item) {
 
 function fill(row, item, now) {
   if (item === null) return;
-  const [model, state, waited, ttft, total, tokens, speed] = row.children;
+  const [model, state, ttft, speed, tokens, waited, total] = row.children;
   say(model.firstChild, item.instance ?? item.model ?? "–");
   say(state, word(item.code ?? item.state));
   row.dataset.state = item.code ? "failed" : item.state;
