@@ -124,10 +124,10 @@ async def test_a_model_is_loaded_asked_swapped_for_another_and_unloaded(page) ->
         await expect(page.locator("#chat-cost")).to_contain_text("tokens/s")
         row = page.locator("#request-rows tr").first
         _, state, ttft, rate, tokens, *_ = [row.locator("td").nth(i) for i in range(7)]
-        await expect(tokens).to_have_text(re.compile(r"\A[1-9]\d*\Z"))  # a load has none
+        await expect(tokens).to_have_text(re.compile(r"^[1-9]\d*$"))  # a load has none
         await expect(state).to_have_text("ok")
-        await expect(ttft).to_have_text(re.compile(r"\A[\d.]+ m?s\Z"))
-        await expect(rate).to_have_text(re.compile(r"\A[\d.]+\Z"))
+        await expect(ttft).to_have_text(re.compile(r"^[\d.]+ m?s$"))
+        await expect(rate).to_have_text(re.compile(r"^[\d.]+$"))
 
         assert (await chat(page, "vendor/large", "And you?")).strip()
         await expect(large.locator(".state")).to_have_text("loaded")
