@@ -34,9 +34,10 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 class Served:
     """``enginery serve`` in a directory of its own."""
 
-    def __init__(self, directory: Path, config: str, *options: str) -> None:
+    def __init__(self, directory: Path, config: str | None, *options: str) -> None:
         self.file = directory / "enginery.yaml"
-        self.file.write_text(config)
+        if config is not None:
+            self.file.write_text(config)
         self.log = directory / "serve.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -208,11 +209,12 @@ def test_completion_knows_commands_and_options(enginery):
     assert enginery(COMP_WORDS="enginery logs --fol", **words).out == "plain,--follow\n"
 
 
-def test_ps_is_drawn_anew_on_a_terminal_until_ctrl_c(served):
+def interrupted(words: list[str], seen: bytes, times: int = 1, **environ: str) -> int:
+    """The exit code of a command that gets Ctrl-C once its terminal has shown ``seen`` so often."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "enginery.cli", "ps", "--watch", "--interval", "0.1"],
-        env={**os.environ, "ENGINERY_URL": served.url, "ENGINERY_API_KEY": "sesame-admin"},
+        [sys.executable, "-m", "enginery.cli", *words],
+        env={**os.environ, **environ},
         stdin=slave,
         stdout=slave,
         stderr=slave,
@@ -221,17 +223,29 @@ def test_ps_is_drawn_anew_on_a_terminal_until_ctrl_c(served):
     os.close(slave)
     screen, deadline = b"", time.monotonic() + DEADLINE
     try:
-        while screen.count(b"\x1b[H\x1b[2J") < 3:
+        while screen.count(seen) < times:
             assert time.monotonic() < deadline, screen
             if select.select([master], [], [], 0.1)[0]:
                 screen += os.read(master, 65536)
         process.send_signal(signal.SIGINT)
-        assert process.wait(DEADLINE) == 130
+        return process.wait(DEADLINE)
     finally:
         process.kill()
         process.wait()
         with contextlib.suppress(OSError):
             os.close(master)
+
+
+def test_ps_is_drawn_anew_and_logs_go_on_until_ctrl_c(served, enginery):
+    enginery("load", "m")
+    environ = {"ENGINERY_URL": served.url, "ENGINERY_API_KEY": "sesame-admin"}
+    again = b"\x1b[H\x1b[2J"
+    assert interrupted(["ps", "--watch", "--interval", "0.1"], again, 3, **environ) == 130
+    assert interrupted(["logs", "-f", "m"], b"enginery-mock", **environ) == 130
+
+
+def test_the_demo_on_a_terminal_serves_until_ctrl_c():
+    assert interrupted(["demo", "--port", "0"], b"Serving until Ctrl-C.") == 0
 
 
 def test_signals_and_the_watched_file_make_serve_read_its_settings_again(tmp_path):
@@ -262,12 +276,18 @@ def test_a_model_file_is_served_and_without_anything_the_demos_are(enginery, tmp
     other = tmp_path / "notes.txt"
     other.write_text("no model")
     assert "no plugin knows what to do with" in enginery("serve", str(other)).err
-    served = Served(tmp_path, "{}\n", str(gguf))
-    try:
-        out = enginery("models", "--json", "--url", served.url).out
-        assert [card["id"] for card in json.loads(out)] == ["micro-pydoc"]
-    finally:
-        served.stop()
+    for config, options, names in (
+        ("{}\n", [str(gguf)], ["micro-pydoc"]),
+        (None, [], ["demo-llama.cpp", "demo-mock"]),
+    ):
+        directory = tmp_path / str(len(names))
+        directory.mkdir()
+        served = Served(directory, config, *options)
+        try:
+            cards = json.loads(enginery("models", "--json", "--url", served.url).out)
+            assert [card["id"] for card in cards] == names
+        finally:
+            served.stop()
 
 
 def test_the_demo_without_a_terminal_runs_its_lines_and_ends(enginery):
