@@ -203,7 +203,10 @@ def test_the_demo_is_a_valid_variant() -> None:
 
 def test_the_estimate_is_exact() -> None:
     body = {"messages": [{"role": "user", "content": "Hello, world"}]}
-    assert MockPlugin().estimate_tokens(EngineRequest("/v1/chat/completions", body), Variant("m")) == 10
+    assert (
+        MockPlugin().estimate_tokens(EngineRequest("/v1/chat/completions", body), Variant("m"))
+        == 10
+    )
 
 
 def test_overflow_is_recognised_with_both_numbers() -> None:

@@ -11,7 +11,7 @@ import aiohttp
 import openai
 import pytest
 
-from enginery import ContextLengthExceeded, EngineRequest
+from enginery import ContextLengthExceeded, EngineRequest, Variant
 from enginery_mock import MockEngine, MockPlugin
 from enginery_mock.flags import API_KEY_VARIABLE
 
@@ -142,7 +142,7 @@ def test_the_plugin_estimates_exactly_what_the_server_counts(
 ) -> None:
     status, reply = mock.get(path, body)
     assert status == 200
-    estimate = MockPlugin().estimate_tokens(EngineRequest(path, body))
+    estimate = MockPlugin().estimate_tokens(EngineRequest(path, body), Variant("m"))
     assert reply["usage"]["prompt_tokens"] == estimate
     if path == CHAT:
         assert mock.get(f"{CHAT}/input_tokens", body)[1]["input_tokens"] == estimate
