@@ -35,6 +35,9 @@ TOKENS = 60
 PATIENCE = 300.0
 """Seconds for one line, its engines' loads included."""
 
+_CLIENT = "openai"
+"""A library of clients: shown where it is installed, never needed."""
+
 _SDK = """\
 from openai import OpenAI
 client = OpenAI(base_url="{url}/v1", api_key="none")
@@ -124,7 +127,7 @@ def _lines(url: str, names: Sequence[str], prompt: str) -> list[Line]:
         Line(
             "OpenAI's SDK",
             [sys.executable, "-c", program],
-            None if find_spec("openai") else "openai is not installed",
+            None if find_spec(_CLIENT) else f"{_CLIENT} is not installed",
         ),
     ]
 
