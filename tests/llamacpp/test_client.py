@@ -70,5 +70,5 @@ def test_what_is_no_address_is_refused(url) -> None:
 
 
 def test_an_unknown_option_is_refused() -> None:
-    with pytest.raises(ValueError, match="in_process"):
-        LlamaCppEngine("http://127.0.0.1:1", in_process=True)
+    with pytest.raises(ValueError, match="gpu_layer"):
+        LlamaCppEngine("http://127.0.0.1:1", gpu_layer=1)

@@ -21,7 +21,7 @@ def test_a_model_to_download_counts_as_a_model() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"in_process": True},
+        {"in_process": True, "embedding": True},
         {"modle": "x.gguf"},
         {"model": ""},
         {"gpu_layers": -1},
