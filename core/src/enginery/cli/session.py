@@ -21,7 +21,7 @@ import click
 
 from enginery.errors import EngineLeaked, EngineryError
 
-__all__ = ["fail", "fast_loop", "run_async", "set_up_logging", "settings_options"]
+__all__ = ["fail", "run_async", "set_up_logging", "settings_options"]
 
 P = ParamSpec("P")
 
@@ -88,36 +88,11 @@ def fail(error: EngineryError) -> None:
     sys.exit(1)
 
 
-LoopFactory = Callable[[], asyncio.AbstractEventLoop]
-
-
-def fast_loop() -> LoopFactory | None:
-    """uvloop's, where it is installed; None is asyncio's own.
-
-    Measured with 64 streams at once, in one run: a first token comes as soon as through nginx (4.9 ms; asyncio 8 to
-    20), and a chunk costs 6 to 15 % less CPU. Small requests are a tie.
-    """
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: LoopFactory = uvloop.new_event_loop
-    return factory
-
-
-def run_async(
-    command: Callable[P, Coroutine[Any, Any, None]],
-    *,
-    loop_factory: Callable[[], LoopFactory | None] = lambda: None,
-) -> Callable[P, None]:
+def run_async(command: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
     """Run a coroutine as a command: the first SIGINT or SIGTERM ends it in order, a second at once.
 
     Inside `interruptible` the first SIGINT is for what it says. In order means that engines are stopped; at once leaves that to their guardians. What an orderly end
     leaves behind is an error, and the exit code 1.
-
-    Args:
-        command: the coroutine function.
-        loop_factory: asked when the command runs for what makes its event loop; None is asyncio's own.
     """
 
     @wraps(command)
@@ -148,8 +123,7 @@ def run_async(
             await command(*args, **kwargs)
 
         try:
-            with asyncio.Runner(loop_factory=loop_factory()) as loops:
-                loops.run(main())
+            asyncio.run(main())
         except asyncio.CancelledError:
             click.echo("stopped", err=True)
             sys.exit(130)
