@@ -95,15 +95,17 @@ class _LoopThread:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self._end = asyncio.Event()
         self._thread = threading.Thread(
-            target=_run, args=(self.loop,), name="enginery-streaming-loop", daemon=True
+            target=_run, args=(self.loop, self._end), name="enginery-streaming-loop", daemon=True
         )
         self._thread.start()
 
     def ask_for_end(self) -> None:
+        """From any thread, as often as one likes: an event, for a second `loop.stop` would stop the tidying up."""
         if not self.loop.is_closed():
             try:
-                self.loop.call_soon_threadsafe(self.loop.stop)
+                self.loop.call_soon_threadsafe(self._end.set)
             except RuntimeError:  # closed in between
                 return
 
@@ -113,10 +115,10 @@ class _LoopThread:
             self._thread.join(END_PATIENCE)
 
 
-def _run(loop: asyncio.AbstractEventLoop) -> None:
+def _run(loop: asyncio.AbstractEventLoop, end: asyncio.Event) -> None:
     asyncio.set_event_loop(loop)
     try:
-        loop.run_forever()
+        loop.run_until_complete(end.wait())
         if tasks := asyncio.all_tasks(loop):  # that tell engines of the end, most of them
             loop.run_until_complete(asyncio.wait(tasks, timeout=TASKS_PATIENCE))
         for task in (tasks := asyncio.all_tasks(loop)):
