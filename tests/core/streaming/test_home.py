@@ -34,7 +34,17 @@ def test_asking_for_the_end_again_while_the_last_task_tidies_up_does_not_cut_it_
             await asyncio.sleep(0)
         ended.append(True)
 
-    home.call(lambda: home.start(tell_the_engine()))
+    threads: list[threading.Thread] = []
+    known = threading.Event()
+    home.call(
+        lambda: (
+            threads.append(threading.current_thread()),
+            known.set(),
+            home.start(tell_the_engine()),
+        )
+    )
+    assert known.wait(20)
+    threads[0].join(20)
     home.close()
     assert ended == [True]
 
