@@ -10,7 +10,7 @@ setup: .venv/.ready
 .venv/.ready: pyproject.toml constraints.txt core/pyproject.toml $(wildcard plugins/*/pyproject.toml)
 	test -x $(PY) || $(PYTHON) -m venv --upgrade-deps .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group dev \
-	    --editable core --editable 'plugins/llamacpp[bundled]' --editable plugins/mock
+	    --editable core --editable 'plugins/llamacpp[bundled]' --editable plugins/mock --editable plugins/vllm
 	touch .venv/.ready
 
 demo: setup   ## a gateway before llama.cpp and the mock: lines to paste, until Ctrl-C
