@@ -13,9 +13,9 @@ Eventually = Callable[..., Awaitable[Any]]
 
 @pytest.fixture
 def eventually() -> Eventually:
-    """``await eventually(predicate, timeout=5.0)``: its first true value, or a failure at the deadline."""
+    """``await eventually(predicate, timeout=30.0)``: its first true value, or a failure at the deadline."""
 
-    async def wait(predicate: Callable[[], Any], timeout: float = 5.0) -> Any:
+    async def wait(predicate: Callable[[], Any], timeout: float = 30.0) -> Any:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         while not (value := predicate()):

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from typing import Self
 
 import pytest
 
-DEADLINE = 20.0
+DEADLINE = 30.0
 
 
 @pytest.fixture
@@ -52,8 +53,7 @@ def test_a_model_file_answers_without_any_configuration(enginery, gguf):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Lists are mutable sequences")
     assert "micro-pydoc is ready after" in done.stderr
-    assert "first token after" in done.stderr
-    assert "tokens/s" in done.stderr
+    assert re.search(r"^\d+ tokens, first token after \d+ ms", done.stderr, re.MULTILINE)
 
 
 def test_the_prompt_may_come_from_stdin(enginery, gguf):

@@ -76,11 +76,12 @@ async def serve(
         _spare_the_collector()
         names = manager.catalog.names()
         status = f"{_several(len(names))} at {gateway.base_url}"
-        click.echo(f"Serving {status}", err=True)
-        if settings.file is None:
-            click.echo(f"No settings file; models: {', '.join(names) or 'none'}", err=True)
         watched = settings.file if watch else None
-        async with notifier.serving(status), reloads(gateway, notifier, status, watched):
+        # a SIGHUP is understood before anybody is told that it may be sent
+        async with reloads(gateway, notifier, status, watched), notifier.serving(status):
+            click.echo(f"Serving {status}", err=True)
+            if settings.file is None:
+                click.echo(f"No settings file; models: {', '.join(names) or 'none'}", err=True)
             await asyncio.Event().wait()
 
 
