@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "make_models.py"
+TOKENIZER = ROOT / "scripts" / "tiny_tokenizer.py"
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +25,7 @@ def tiny_models() -> Path:
     sys.modules[spec.name] = script  # dataclasses look their module up
     spec.loader.exec_module(script)
     version = f"{sys.version_info.major}.{sys.version_info.minor}".encode()
-    tag = hashlib.sha256(SCRIPT.read_bytes() + version).hexdigest()[:12]
+    tag = hashlib.sha256(SCRIPT.read_bytes() + TOKENIZER.read_bytes() + version).hexdigest()[:12]
     directory = ROOT / ".models" / tag
     script.make(directory)
     return directory

@@ -30,6 +30,7 @@ from enginery_llamacpp.command import build_command
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "make_models.py"
+TOKENIZER = ROOT / "scripts" / "tiny_tokenizer.py"
 KEY = "a-key-of-this-spawn"
 DEADLINE = 20.0
 
@@ -170,7 +171,7 @@ def make_models() -> Any:
 def models(make_models) -> Path:
     """A directory with the tiny models, made once per version of the script and of Python."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}".encode()
-    tag = hashlib.sha256(SCRIPT.read_bytes() + version).hexdigest()[:12]
+    tag = hashlib.sha256(SCRIPT.read_bytes() + TOKENIZER.read_bytes() + version).hexdigest()[:12]
     directory = ROOT / ".models" / tag
     make_models.make(directory)
     return directory

@@ -1,8 +1,9 @@
-"""``scripts/make_models.py``: tiny models, the same every time."""
+"""``scripts/make_models.py`` and ``tiny_tokenizer.py``: tiny models, the same every time."""
 
 from __future__ import annotations
 
 import pytest
+import tiny_tokenizer
 
 
 def test_models_are_the_same_every_time(make_models, models, tmp_path) -> None:
@@ -24,11 +25,11 @@ def test_what_is_there_is_not_made_again(make_models, tmp_path) -> None:
     ("word", "pair", "joined"),
     [("aaaa", "aa", ["aa", "aa"]), ("aaa", "aa", ["aa", "a"]), ("abab", "ab", ["ab", "ab"])],
 )
-def test_a_pair_is_joined_from_the_left(make_models, word, pair, joined) -> None:
-    assert make_models._joined(list(word), tuple(pair)) == joined
+def test_a_pair_is_joined_from_the_left(word, pair, joined) -> None:
+    assert tiny_tokenizer._joined(list(word), tuple(pair)) == joined
 
 
-def test_the_tokenizer_prefers_what_is_frequent(make_models) -> None:
-    tokenizer = make_models.train_tokenizer("the the the then", 2)
+def test_the_tokenizer_prefers_what_is_frequent() -> None:
+    tokenizer = tiny_tokenizer.train_tokenizer("the the the then", 2)
     assert len(tokenizer.tokens) == 256 + 2
     assert tokenizer.merges == ("t h", "th e")
