@@ -29,8 +29,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there is no sub
 
 TARGETS = ("manager", "outer", "inner", "engine", "manager+outer", "manager+inner")
 STATES = ("starting", "running", "stopping")
-WITHIN = 3.0
-"""Seconds in which everything must be gone."""
+WITHIN = 20.0
+"""Seconds in which everything must be gone; measured 0.2 to 1.3, and what stays stays for 600."""
 
 AT_ONCE = 5
 """Kills under way at the same time: most of one is waiting for a grace to pass."""
@@ -56,7 +56,7 @@ async def live(said, state, mark, ignores):
         ["-c", ENGINE % ("trap '' TERM" if ignores else "")],
         env={"KILL_MARK": mark, "GRANDCHILD": said + ".grandchild"},
         name="fake",
-        stop_plan=StopPlan(((signal.SIGTERM, 0.2),)),
+        stop_plan=StopPlan(((signal.SIGTERM, 0.2),), kill_after=20.0),
         on_line=lambda _: up.set(),
     )
     out = open(said, "a", buffering=1)

@@ -59,9 +59,7 @@ async def test_kill_9_of_the_manager_leaves_nothing_alive(
     assert all(map(is_alive, (engine, grandchild, guardian)))
     manager.kill()
     try:
-        await eventually(
-            lambda: not any(map(is_alive, (engine, grandchild, guardian))), timeout=3.0
-        )
+        await eventually(lambda: not any(map(is_alive, (engine, grandchild, guardian))))
     finally:
         if heir:
             os.kill(heir, signal.SIGKILL)
