@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 PY := .venv/bin/python
 WORKERS ?= 2
 
-.PHONY: demo test heavy check bench docs recovery setup clean
+.PHONY: demo test heavy test-vllm check bench docs recovery setup clean
 
 setup: .venv/.ready
 
@@ -21,6 +21,14 @@ test: setup   ## what CI runs on every change
 
 heavy: setup  ## longer chaos and fuzz runs
 	$(PY) -m pytest -n $(WORKERS) -m heavy --timeout 600
+
+.venv-vllm/.ready: pyproject.toml constraints-vllm.txt scripts/install_vllm.py core/pyproject.toml $(wildcard plugins/*/pyproject.toml)
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv --upgrade-deps .venv-vllm
+	.venv-vllm/bin/python scripts/install_vllm.py
+	touch .venv-vllm/.ready
+
+test-vllm: .venv-vllm/.ready  ## real vLLM on the CPU, in an environment of its own (3.4 GB)
+	.venv-vllm/bin/python -m pytest -m vllm tests/vllm/real
 
 check: setup  ## style, types, layers, packaging, docs
 	.venv/bin/ruff check .
@@ -41,4 +49,4 @@ bench: setup  ## what the README claims, measured
 	$(PY) -m benchmarks
 
 clean:
-	rm -rf .venv .models
+	rm -rf .venv .venv-vllm .models

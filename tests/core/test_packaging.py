@@ -126,10 +126,11 @@ def test_a_distribution_says_what_it_is(project) -> None:
     assert (project / said["readme"]).read_text().strip()
 
 
-def test_constraints_are_names_and_versions_only() -> None:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-vllm.txt"])
+def test_constraints_are_names_and_versions_only(name) -> None:
+    lines = (ROOT / name).read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
-    assert all(re.fullmatch(r"[a-z0-9-]+==[a-z0-9.]+", pin) for pin in pins)
+    assert all(re.fullmatch(r"[a-z0-9-]+==[a-z0-9.]+(\+cpu)?", pin) for pin in pins)
     names = {pin.partition("==")[0] for pin in pins}
     assert len(names) == len(pins)
     for project in PROJECTS:
