@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 import aiohttp
@@ -173,9 +174,8 @@ async def test_events_tell_a_swap_from_its_first_request_to_its_last(client, gat
                 break
     assert [event["seq"] for event in seen] == list(range(seen[0]["seq"], seen[-1]["seq"] + 1))
     assert all({"seq", "at", "type", "model", "variant", "instance"} <= set(e) for e in seen)
-    kinds = [
-        event["type"] for event in seen if event["type"] not in {"load.progress", "memory.sampled"}
-    ]
+    now_and_then = {"load.progress", "memory.sampled", "request.sampled"}
+    kinds = [event["type"] for event in seen if event["type"] not in now_and_then]
     states = ["instance.state"] * 2
     assert kinds == [
         *("request.queued", *states, "request.granted", "request.finished"),
@@ -194,6 +194,52 @@ async def test_events_tell_a_swap_from_its_first_request_to_its_last(client, gat
     assert done[0]["completion_tokens"] == 4
     failed = [event["code"] for event in seen if event["type"] == "request.failed"]
     assert failed == ["model_not_found", "endpoint_not_supported"]
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["fast", "slow"])
+async def test_events_tell_a_streams_first_token_and_its_pace_while_it_runs(fast: bool) -> None:
+    slow = {"one": {"options": {"itl_ms": 20}}}
+    async with (
+        serving(slow, fast=fast) as gateway,
+        aiohttp.ClientSession(gateway.base_url) as client,
+    ):
+        await call(client, "POST", CHAT, json=ask("one"))  # nobody listens
+        async with client.get("/api/events") as stream:
+            told = events(stream)
+            await call(client, "POST", CHAT, json=ask("one"))
+            await error_code(client, "POST", CHAT, json=ask("none", stream=True))
+            endless = ask("one", stream=True, max_tokens=30_000)
+            async with client.post(CHAT, json=endless) as reply:
+                seen = [event async for event in until(told, "request.first_token")]
+                first = seen[-1]
+                await reply.content.readline()
+                began = monotonic()
+                for second in (0, 1):
+                    gateway._watch.look(began + second)
+                looks = [event async for event in until(told, "request.sampled")]
+                looks += [event async for event in until(told, "request.sampled")]
+            done = [event async for event in until(told, "request.finished")][-1]
+    kinds = [event["type"] for event in seen]
+    assert kinds.count("request.first_token") == 1, "a whole reply and a refusal have none"
+    assert kinds.count("request.finished") == 1
+    assert (first["model"], first["instance"], first["request"]) == (
+        "one",
+        "one/default",
+        done["request"],
+    )
+    assert first["first_byte_s"] > 0
+    (row,) = looks[-1]["requests"]
+    assert (row["request"], row["first_byte_s"]) == (first["request"], first["first_byte_s"])
+    assert row["chunks_per_s"] >= 0
+    assert done["outcome"] == "client_gone"
+
+
+async def until(told: AsyncIterator[dict[str, Any]], type_: str) -> AsyncIterator[dict[str, Any]]:
+    """The events up to the first of this type."""
+    async for event in told:
+        yield event
+        if event["type"] == type_:
+            return
 
 
 async def test_streams_of_events_and_logs_end_with_the_gateway() -> None:

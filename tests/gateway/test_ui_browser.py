@@ -179,6 +179,38 @@ async def test_a_reply_can_be_stopped(page) -> None:
         await expect(page.locator("#request-rows tr").first).to_contain_text("client gone")
 
 
+async def test_a_request_shows_its_first_token_and_its_pace_while_it_runs(page) -> None:
+    slow = {"slow": {"options": {"itl_ms": 100, "ttft_ms": 1}}}
+    async with serving(slow) as gateway:
+        await open_at(page, gateway.base_url)
+        await page.get_by_label("At most").fill("30000")
+        await page.get_by_label("Message").fill("A long story")
+        await press(page, "Send")
+        late = await page.context.new_page()
+        await open_at(late, gateway.base_url)  # it sees what had begun before
+        for one in (page, late):
+            cells = one.locator("#request-rows tr").first.locator("td")
+            await expect(cells).to_have_text(
+                [
+                    "slow/default",
+                    "running",
+                    re.compile(r"^[\d.]+ m?s$"),
+                    re.compile(r"^[\d.]+ chunks/s$"),
+                    "–",
+                    re.compile(r"^[\d.]+ m?s$"),
+                    re.compile(r"^[\d.]+ m?s$"),
+                ],
+                timeout=PATIENCE_MS,
+            )
+            await expect(one.locator("#request-rows tr")).to_have_count(1)
+        ttft = await cells.nth(2).inner_text()
+        await press(page, "Stop")
+        await expect(cells.nth(1)).to_have_text("client gone")
+        await expect(cells.nth(2)).to_have_text(ttft)
+        await expect(cells.nth(3)).not_to_contain_text("chunks")
+        await late.close()
+
+
 async def test_a_connection_that_is_lost_is_made_again(page) -> None:
     async with serving(BOTH) as gateway:
         refused = 0

@@ -146,11 +146,13 @@ class Scene:
     Attributes:
         done: every result that was told.
         outcomes: every end of the lease.
+        first: seconds to the first token, each time that it was told.
     """
 
     def __init__(self, *, relay: Any = Relay, api: Any = "chat", **sent: Any) -> None:
         self.done: list[Reply | EngineryError | None] = []
         self.outcomes: list[str] = []
+        self.first: list[float] = []
         self.why_broken: Any = self._why_broken
         variant = Variant("m", engine_type="openai")
         instance: Any = SimpleNamespace(
@@ -184,6 +186,7 @@ class Scene:
             self.sent,
             self.done.append,
             self.relays,
+            lambda _, seconds: self.first.append(seconds),
             asyncio.get_running_loop().time,
         )
         self.upstream.send(self.relay, b"POST / HTTP/1.1\r\n\r\n", b"{}")

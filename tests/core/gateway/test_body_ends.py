@@ -45,6 +45,20 @@ def test_memory_is_bounded():
     assert sum(map(len, ends._pieces)) <= 4 * TAIL_BYTES
 
 
+@given(PIECES, st.booleans())
+def test_all_that_passed_is_counted_though_not_all_is_kept(pieces, in_chunks):
+    passed = [chunk(piece) for piece in pieces] if in_chunks else pieces
+    assert ends_of(pieces, in_chunks=in_chunks).size == sum(map(len, passed))
+
+
+@given(st.integers(1, 900), st.booleans())
+def test_the_size_of_an_event_is_what_it_takes_on_the_wire(count, in_chunks):
+    event = b'data: {"x":"\\ndata: "}\n\n'
+    ends = ends_of([event] * count, in_chunks=in_chunks)
+    assert ends.event_size() == len(chunk(event) if in_chunks else event)
+    assert BodyEnds().event_size() == 0.0
+
+
 def test_comments_are_no_sign_of_the_model_s_life():
     ends = ends_of([b"data: a\n\n", b": ping\n\n", b":\n\n"], in_chunks=True)
     assert ends.only_comments(2)

@@ -27,7 +27,7 @@ class EngineEvent:
     Args:
         seq: counts up by one from 1, over all events of one manager.
         at: seconds since the epoch.
-        type: ``request.{queued,granted,failed,cancelled,finished}``, ``instance.state``,
+        type: ``request.{queued,granted,first_token,sampled,failed,cancelled,finished}``, ``instance.state``,
             ``load.progress``, ``swap.{begun,finished}``, ``plugin.{broken,blocked}``,
             ``memory.sampled``, ``config.{reloaded,rejected}``.
         model: the model concerned, where there is one.

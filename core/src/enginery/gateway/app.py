@@ -93,8 +93,12 @@ class Gateway:
         self._budget = BodyBudget(limits.body_budget)
         self._pool = UpstreamPool()
         self._watch = Watch(self._pool, self._stalled, write_stall=limits.write_stall)
-        self._observation = Observation(manager, on_finished, heartbeat=heartbeat)
-        self._inference = Inference(manager, self._observation.finished)
+        self._observation = Observation(
+            manager, on_finished, self._watch.relays, heartbeat=heartbeat
+        )
+        flow = self._observation.flow
+        self._watch.also.append(flow.look)
+        self._inference = Inference(manager, self._observation.finished, flow.first_token)
         self._models = ModelRoutes(manager)
         self._handler = InferenceHandler(
             self._inference,

@@ -1,4 +1,4 @@
-"""A body's first and last bytes, kept while it passes: there it says what it cost, and whether it is whole.
+"""A body's first and last bytes, kept while it passes: there it says what it cost, whether it is whole, how fast it flows.
 
 Knows: how much has to be kept, and that what was handed on in chunks is unpacked only when somebody asks. Does
 not know: what the words mean (`api.endings`).
@@ -23,13 +23,19 @@ _COMMENTS = re.compile(rb"(?:(?::[^\r\n]*)?[\r\n])+\Z")
 class BodyEnds:
     """Both ends of one body. ``in_chunks``: what is added are whole chunks, not payload."""
 
-    __slots__ = ("_first", "_pieces", "_size", "in_chunks")
+    __slots__ = ("_dropped", "_first", "_pieces", "_size", "in_chunks")
 
     def __init__(self) -> None:
         self.in_chunks = False
         self._first = b""
         self._pieces: deque[bytes] = deque()
         self._size = 0
+        self._dropped = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that were added so far."""
+        return self._dropped + self._size
 
     def add(self, piece: bytes) -> None:
         """The next bytes, not empty."""
@@ -59,10 +65,19 @@ class BodyEnds:
         pieces = list(self._pieces)[-count:]
         return bool(pieces) and all(_COMMENTS.match(self._payload(piece)) for piece in pieces)
 
+    def event_size(self) -> float:
+        """Bytes that each of the last events took, on average, with what frames them; 0.0 where there is none."""
+        kept = b"".join(self._pieces)
+        # in a string of JSON no line ends, so this is never a word of the reply's text
+        events = kept.count(b"\ndata:") + kept.startswith(b"data:")
+        return len(kept) / events if events else 0.0
+
     def _payload(self, piece: bytes) -> bytes:
         return payload_of(piece) if self.in_chunks else piece
 
     def _trim(self) -> None:
         """Whole pieces, and of small ones more than `TAIL_BYTES`: their framing is not payload."""
+        before = self._size
         while self._size - len(self._pieces[0]) >= 2 * TAIL_BYTES:
             self._size -= len(self._pieces.popleft())
+        self._dropped += before - self._size

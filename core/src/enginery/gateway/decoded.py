@@ -39,7 +39,7 @@ class Reading(Relay):
 
     Args:
         connection: the client's; aborted when its reader stalls.
-        lease, upstream, sent, relays, now: see `Relay`; ``sent`` is without chunks, so that pieces are payload.
+        lease, upstream, sent, relays, on_first, now: see `Relay`; ``sent`` is without chunks, so that pieces are payload.
         on_done: see `Relay`; called with the error as well, which `pieces` raises.
     """
 
@@ -51,12 +51,13 @@ class Reading(Relay):
         sent: Sent,
         on_done: Callable[[Reply | EngineryError | None], None],
         relays: set[Relay],
+        on_first: Callable[[Lease, float], None],
         now: Callable[[], float] = monotonic,
     ) -> None:
         assert connection.transport is not None
         self._pipe = _Pipe(connection.transport)
         raw = replace(sent, chunked=False, committed=False)
-        super().__init__(self._pipe, lease, upstream, raw, self._ended, relays, now)
+        super().__init__(self._pipe, lease, upstream, raw, self._ended, relays, on_first, now)
         self._told = on_done
         self._head_came: asyncio.Future[ResponseHead] = asyncio.get_running_loop().create_future()
 

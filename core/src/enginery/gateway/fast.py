@@ -203,7 +203,8 @@ class FastPath:
         self._budget.used += len(body)
         lease.reported = True
         overhead = monotonic() - began
-        relay = Relay(client, lease, upstream, sent, on_done, self._watch.relays)
+        on_first = self._inference.on_first_token
+        relay = Relay(client, lease, upstream, sent, on_done, self._watch.relays, on_first)
         upstream.send(relay, first, outgoing.payload)
         return True
 

@@ -272,7 +272,8 @@ class InferenceHandler:
             if result is not None and not done.done():
                 done.set_result(result)
 
-        relay = Relay(client, lease, upstream, way.sent, on_done, self._watch.relays)
+        on_first = self._inference.on_first_token
+        relay = Relay(client, lease, upstream, way.sent, on_done, self._watch.relays, on_first)
         upstream.send(relay, head, outgoing.payload)
         try:
             result = await done
@@ -294,7 +295,8 @@ class InferenceHandler:
     ) -> web.StreamResponse:
         """Folded or transformed replies."""
         results: list[Reply | EngineryError | None] = []
-        reading = Reading(client, lease, upstream, way.sent, results.append, self._watch.relays)
+        relays, on_first = self._watch.relays, self._inference.on_first_token
+        reading = Reading(client, lease, upstream, way.sent, results.append, relays, on_first)
         upstream.send(reading, head, outgoing.payload)
         transform = outgoing.transform
         try:

@@ -107,13 +107,18 @@ class Inference:
     Args:
         manager: routes and leases.
         on_finished: told of every request that reached a model; for metrics.
+        on_first_token: told of each stream's first token, with the seconds since its engine was asked.
     """
 
     def __init__(
-        self, manager: EngineManager, on_finished: Callable[[Finished], None] = lambda _: None
+        self,
+        manager: EngineManager,
+        on_finished: Callable[[Finished], None] = lambda _: None,
+        on_first_token: Callable[[Lease, float], None] = lambda *_: None,
     ) -> None:
         self.manager = manager
         self._on_finished = on_finished
+        self._on_first_token = on_first_token
         self._supported: dict[str, tuple[Variant, frozenset[str]]] = {}
         self._routes: dict[tuple[str, str], tuple[ModelEntry, tuple[Variant, ...]]] = {}
         self._heads: dict[tuple[Endpoint, str], bytes] = {}
@@ -219,6 +224,13 @@ class Inference:
             self._on_finished(done)
         except Exception:
             log.exception("a request was not counted")
+
+    def on_first_token(self, lease: Lease, first_byte_s: float) -> None:
+        """A stream has begun. As with `on_finished`."""
+        try:
+            self._on_first_token(lease, first_byte_s)
+        except Exception:
+            log.exception("a first token was not told")
 
     def endpoints(self) -> frozenset[str]:
         """Every route that a model of the settings supports, as far as its plugin can be asked."""

@@ -7,7 +7,7 @@ engine's change of state goes to the metrics. Does not know: numbers (`metrics`)
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from aiohttp import web
 
@@ -15,8 +15,10 @@ from enginery.engine.manager import EngineManager
 from enginery.errors import EngineryError
 from enginery.gateway.admin import AdminRoutes
 from enginery.gateway.exposition import Exposition
+from enginery.gateway.flow import Flow
 from enginery.gateway.inference import Finished
 from enginery.gateway.metrics import CLIENT_GONE, Metrics
+from enginery.gateway.relay import Relay
 from enginery.gateway.sampling import Sampler
 from enginery.values import Variant
 
@@ -29,6 +31,7 @@ class Observation:
     Args:
         manager: whose engines.
         on_finished: told of each finished request too.
+        relays: those under way.
         heartbeat: seconds between two signs of life on a stream of events that is quiet.
     """
 
@@ -36,6 +39,7 @@ class Observation:
         self,
         manager: EngineManager,
         on_finished: Callable[[Finished], None],
+        relays: Collection[Relay],
         *,
         heartbeat: float,
     ) -> None:
@@ -43,6 +47,8 @@ class Observation:
         self._manager = manager
         self._inspection = manager.inspection
         self._on_finished = on_finished
+        self.flow = Flow(self._inspection, relays)
+        """Told of what comes of each reply, while it does."""
         self._sampler = Sampler(self._inspection, manager.status, self.metrics.late)
         exposition = Exposition(self.metrics, self._inspection, manager.status)
         self._admin = AdminRoutes(manager, exposition, heartbeat=heartbeat)

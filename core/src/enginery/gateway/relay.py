@@ -19,6 +19,7 @@ from time import monotonic
 
 from enginery.api.endings import (
     TAIL_BYTES,
+    Api,
     Usage,
     body_is_complete,
     broken_stream_end,
@@ -38,7 +39,7 @@ from enginery.gateway.framing import (
     body_reader,
     chunk,
 )
-from enginery.gateway.sent import Client, Reply, Sent
+from enginery.gateway.sent import Client, Progress, Reply, Sent
 from enginery.gateway.upstreams import REST, Upstream
 
 __all__ = ["Relay"]
@@ -50,6 +51,9 @@ FLOWING = 5.0
 """Seconds since the last bytes for which an engine is taken to be at work on a reply."""
 
 _EVENT_STREAM = b"text/event-stream"
+
+_FIRST_WORDS: dict[Api, bytes] = {"responses": b".delta", "messages": b"_delta"}
+"""What a stream's first token is known by. These APIs say first that they begin; others, with the first event."""
 
 
 class Relay:
@@ -63,6 +67,7 @@ class Relay:
         on_done: called once, with the `Reply`, or the error where the client has got nothing yet, or None
             where the client left before the end.
         relays: holds this one for as long as it is under way; `look` is called for each.
+        on_first: called with the lease, and the seconds since the sending, before a stream's first token goes on.
         now: seconds, the clock of `look`. Not the loop's: asking for the running loop costs a system call.
     """
 
@@ -74,6 +79,7 @@ class Relay:
         sent: Sent,
         on_done: Callable[[Reply | EngineryError | None], None],
         relays: set[Relay],
+        on_first: Callable[[Lease, float], None],
         now: Callable[[], float] = monotonic,
     ) -> None:
         assert client.transport is not None
@@ -87,6 +93,7 @@ class Relay:
         self._write: Callable[[bytes], object] = client.transport.write
         self._upstream = upstream
         self._on_done: Callable[[Reply | EngineryError | None], None] | None = on_done
+        self._on_first = on_first
         self._head: ResponseHead | None = None
         self._walk = ChunkWalk()
         self._body: Body | None = None
@@ -111,18 +118,17 @@ class Relay:
     def on_head(self, head: ResponseHead) -> None:
         """See `Exchange`."""
         self._head = head
-        self._first_byte_at = self._now()
         self._reads += 1
         streams = head.status < 400 and head.get(b"content-type").startswith(_EVENT_STREAM)
         if streams and head.framing.chunked and self.sent.chunked:
             self._send_head()
             self._ends.in_chunks = True
-            self.on_body = self._walked
+            self.on_body = self._opening
             return
         self._body = body_reader(head.framing)
         if streams:
             self._send_head()
-            self.on_body = self._reframed
+            self.on_body = self._opening
         elif self._body.ended:
             self._collected(b"")
 
@@ -142,6 +148,15 @@ class Relay:
         )
 
     # -- the three ways of a body ----------------------------------------------------------------------
+
+    def _opening(self, data: bytes) -> None:
+        """A stream until its first token: what comes later has nothing to look for."""
+        passes = self._walked if self._body is None else self._reframed
+        if _FIRST_WORDS.get(self.sent.api, b"data:") in data:
+            self.on_body = passes
+            self._first_byte_at = now = self._now()
+            self._on_first(self.lease, now - self._began)
+        passes(data)
 
     def _walked(self, data: bytes) -> None:
         self._reads += 1
@@ -335,6 +350,16 @@ class Relay:
     def flows(self, now: float) -> bool:
         """Whether its engine has sent something of a reply within the last seconds."""
         return self._head is not None and now - self._looked[1] <= FLOWING
+
+    def progress(self, now: float) -> Progress:
+        """How far it has come, for whoever watches it."""
+        first = self._first_byte_at
+        return Progress(
+            now - self._began,
+            None if first is None else first - self._began,
+            self._ends.size,
+            self._ends.event_size(),
+        )
 
     def look(self, now: float) -> EngineTimeout | None:
         """Once a second: end it when a deadline has passed; the error where the engine is at fault."""

@@ -13,7 +13,7 @@ from enginery.api.endings import Api, Usage
 from enginery.engine.seam import Outcome
 from enginery.errors import EngineryError
 
-__all__ = ["Client", "Deadlines", "Reply", "Sent", "Source"]
+__all__ = ["Client", "Deadlines", "Progress", "Reply", "Sent", "Source"]
 
 
 class Source(Protocol):
@@ -75,6 +75,23 @@ class Sent:
     deadlines: Deadlines = field(default_factory=Deadlines)
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a reply has come.
+
+    Args:
+        running_s: seconds since the request was sent.
+        first_byte_s: seconds from the sending to the first of a stream; None: it is not there, or no stream is.
+        size: bytes of the stream so far, with whatever frames them.
+        chunk_size: bytes that one of its last events took, on average; 0.0 where none came.
+    """
+
+    running_s: float
+    first_byte_s: float | None
+    size: int
+    chunk_size: float
+
+
 @dataclass(slots=True)  # not frozen: that costs 0.2 µs a field
 class Reply:
     """What became of a request whose reply was written to the client.
@@ -83,7 +100,9 @@ class Reply:
         status: what the client got.
         outcome: how the lease ended.
         keep_alive: the client's connection may be used again.
-        first_byte_s, total_s: seconds from the sending to the first byte, and to the end.
+        first_byte_s: seconds from the sending to the first of the engine's stream, which a folded reply was, too;
+            None where it sent none.
+        total_s: seconds from the sending to the end.
         reads: times that bytes came.
         usage: what the engine says that it cost.
         error: what broke it, after its head was sent.

@@ -29,6 +29,11 @@ export function rate(value) {
   return value < 10 ? value.toFixed(1) : String(Math.round(value));
 }
 
+/** Chunks in a second: "48 chunks/s". */
+export function pace(value) {
+  return typeof value === "number" ? `${rate(value)} chunks/s` : "–";
+}
+
 /** A whole number, or "–". */
 export function count(value) {
   return typeof value === "number" ? value.toLocaleString("en") : "–";

@@ -1,7 +1,8 @@
-// Requests: those under way, and the last that are over. Knows: columns. Tokens are counted by engines, at the end.
+// Requests: those under way, and the last that are over. Knows: columns. Tokens are counted by engines, at the end; until
+// then a stream shows its chunks.
 
 import { keep, make, say } from "./dom.js";
-import { count, rate, seconds, word } from "./format.js";
+import { count, pace, rate, seconds, word } from "./format.js";
 
 const SHOWN = 25;
 
@@ -37,5 +38,5 @@ function fill(row, item, now) {
   say(ttft, seconds(item.ttft));
   say(total, seconds(item.total ?? (item.ended ?? now) - item.began));
   say(tokens, count(item.tokens));
-  say(speed, rate(item.rate));
+  say(speed, item.ended === undefined ? pace(item.pace) : rate(item.rate));
 }

@@ -81,6 +81,9 @@ export class Room {
       case "memory.sampled":
         this.memory = { free: event.free ?? {}, held: event.held ?? {} };
         return true; // every five seconds: idle times and what is left of them
+      case "request.sampled":
+        for (const row of event.requests) this.#sampled(row, event.at);
+        return gap;
       case "config.reloaded":
         return true;
       default:
@@ -102,6 +105,16 @@ export class Room {
     while (spans.length > 500 || (spans[0].to !== null && spans[0].to < oldest)) spans.shift();
   }
 
+  /** How far one request is; it may have begun before this page was opened. */
+  #sampled(row, at) {
+    const waited = row.queue_s + row.swap_s;
+    const known = this.live.get(row.request) ??
+      { number: row.request, model: row.model, began: at - row.running_s - waited };
+    Object.assign(known, { instance: row.instance, state: "running", waited, pace: row.chunks_per_s });
+    if (typeof row.first_byte_s === "number") known.ttft = waited + row.first_byte_s;
+    this.live.set(row.request, known);
+  }
+
   #request(event) {
     const number = event.request ?? `refused ${event.seq}`;
     const known = this.live.get(number) ?? { number, model: event.model, began: event.at };
@@ -117,6 +130,10 @@ export class Room {
         known.granted = event.at;
         known.waited = event.queue_s + event.swap_s;
         this.live.set(number, known);
+        return;
+      case "request.first_token":
+        if (!this.live.has(number)) return; // the next sample tells of it
+        known.ttft = event.queue_s + event.swap_s + event.first_byte_s;
         return;
       case "request.finished":
         Object.assign(known, finished(event), { state: event.outcome });
@@ -136,16 +153,17 @@ export class Room {
 }
 
 function finished(event) {
-  const { queue_s, swap_s, first_byte_s, total_s, completion_tokens, stream } = event;
+  const { queue_s, swap_s, first_byte_s, total_s, completion_tokens } = event;
   const told = {};
   if (typeof queue_s === "number") told.waited = queue_s + swap_s;
   if (typeof total_s === "number") told.total = told.waited + total_s;
-  if (typeof first_byte_s === "number" && stream) told.ttft = told.waited + first_byte_s;
+  const streamed = typeof first_byte_s === "number"; // by its engine, if not to its client
+  if (streamed) told.ttft = told.waited + first_byte_s;
   if (typeof completion_tokens === "number") {
     told.tokens = completion_tokens;
     // of a stream the first token is what TTFT is about; the others came after it
-    const first = stream ? 1 : 0;
-    const lasted = stream ? total_s - first_byte_s : total_s;
+    const first = streamed ? 1 : 0;
+    const lasted = streamed ? total_s - first_byte_s : total_s;
     if (lasted > 0 && completion_tokens > first) told.rate = (completion_tokens - first) / lasted;
   }
   if (event.code) told.code = event.code;
