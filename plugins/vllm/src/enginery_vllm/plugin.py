@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pydantic
 
-from enginery import Command, Endpoint, Variant, hookimpl
+from enginery import Backend, Command, Endpoint, Variant, hookimpl
 from enginery_vllm.command import build_command
 from enginery_vllm.options import VllmOptions, options_of
 
@@ -32,3 +32,10 @@ class VllmPlugin:
         if options_of(variant.options).in_process:
             return None
         return build_command(variant, endpoint)
+
+    @hookimpl
+    def create_backend(self, variant: Variant) -> Backend:
+        """An engine of vLLM's in this process."""
+        from enginery_vllm.backend import VllmBackend
+
+        return VllmBackend(variant)
