@@ -114,7 +114,8 @@ def test_the_unit_runs_a_command_that_there_is(unit) -> None:
 
 def test_the_unit_leaves_the_time_that_an_orderly_end_takes(unit) -> None:
     service, defaults = unit["Service"], Settings().defaults
-    assert service["Type"] == "notify"
+    assert service["Type"] == "notify", "systemd 252 (Debian 12) knows no notify-reload"
+    assert service["ExecReload"].endswith("kill -HUP $MAINPID")
     assert service["KillMode"] == "mixed", "the first SIGTERM is the manager's alone"
     assert service["SuccessExitStatus"] == "130", "what `serve` ends with after a signal"
     assert int(service["TimeoutStopSec"]) > defaults.shutdown_timeout + defaults.stop_timeout + 30

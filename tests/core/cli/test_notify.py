@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -108,7 +109,7 @@ def test_the_environment_says_how_and_keeps_nothing_for_engines(given, watchdog)
     assert environ == {"OTHER": "stays"}
 
 
-def test_serve_tells_its_supervisor_and_its_engines_cannot(supervisor, tmp_path: Path) -> None:
+def test_serve_tells_its_supervisor_of_reloads_too_and_its_engines_cannot(supervisor, tmp_path: Path) -> None:
     shows = tmp_path / "shows.py"
     shows.write_text(
         "import os, pathlib, sys\n"
@@ -133,6 +134,14 @@ def test_serve_tells_its_supervisor_and_its_engines_cannot(supervisor, tmp_path:
     try:
         lines = supervisor.told_first("READY=1")
         assert lines[1].startswith("STATUS=1 model at http://127.0.0.1:")
+        good = (tmp_path / "enginery.yaml").read_text()
+        for text in (good, "models: [", good):
+            (tmp_path / "enginery.yaml").write_text(text)
+            asked = time.monotonic_ns() // 1000
+            serve.send_signal(signal.SIGHUP)
+            _, began = supervisor.told_first("RELOADING=1")
+            assert int(began.removeprefix("MONOTONIC_USEC=")) >= asked
+            assert supervisor.told_first("READY=1") == lines, "whatever the file said"
         assert serve.stderr is not None
         for line in serve.stderr:
             if "ready" in line and "m/default" in line:
