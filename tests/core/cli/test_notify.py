@@ -109,7 +109,9 @@ def test_the_environment_says_how_and_keeps_nothing_for_engines(given, watchdog)
     assert environ == {"OTHER": "stays"}
 
 
-def test_serve_tells_its_supervisor_of_reloads_too_and_its_engines_cannot(supervisor, tmp_path: Path) -> None:
+def test_serve_tells_its_supervisor_of_reloads_too_and_its_engines_cannot(
+    supervisor, tmp_path: Path
+) -> None:
     shows = tmp_path / "shows.py"
     shows.write_text(
         "import os, pathlib, sys\n"
