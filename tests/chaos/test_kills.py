@@ -26,7 +26,7 @@ from enginery.engine.transport import open_session
 
 STATES = ("loading", "idle", "streaming", "stopping")
 VICTIMS = ("engine", "inner", "outer")
-GONE_WITHIN = 10.0
+GONE_WITHIN = 20.0
 """Seconds; measured 0.1 to 1.3, the longest where an orphan's grace has to pass."""
 
 HELLO = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 3}

@@ -27,6 +27,8 @@ from support.gateways import serving
 HELLO = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}
 LONG = {**HELLO, "max_tokens": 100_000, "ignore_eos": True, "stream": True}
 FAST = {"ttft_ms": 1, "itl_ms": 1}
+PATIENCE = 30.0
+"""Seconds; measured 0.1 to 1.6."""
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def record(request) -> Callable[[str, str, float], None]:
     """`record(failure, behaviour, seconds)`: one row of the table."""
 
     def write(failure: str, behaviour: str, seconds: float) -> None:
-        assert seconds < 10.0, f"{failure}: {seconds:.1f} s"
+        assert seconds < PATIENCE, f"{failure}: {seconds:.1f} s"
         if path := os.environ.get("ENGINERY_RECOVERY"):
             row = {"failure": failure, "behaviour": behaviour, "ms": round(1000 * seconds)}
             with Path(path).open("a") as results:
@@ -53,7 +55,9 @@ def manager(**models) -> EngineManager:
     configured = {
         name: {"engine": "mock", "options": {**FAST, **options}} for name, options in models.items()
     }
-    limits = {"min_residency": 0, "load_stall": 0.5, "stop_timeout": 0.5, "shutdown_timeout": 0.1}
+    if "hanging" in configured:  # the others may take long to say a first word on a busy machine
+        configured["hanging"]["load_stall"] = 0.5
+    limits = {"min_residency": 0, "stop_timeout": 0.5, "shutdown_timeout": 0.1}
     return EngineManager(Settings(models=configured, defaults=limits))
 
 
@@ -76,7 +80,7 @@ def parent_of(pid: int) -> int:
 
 
 async def gone(*pids: int) -> None:
-    async with asyncio.timeout(3.0):
+    async with asyncio.timeout(PATIENCE):
         while any(_alive(pid) for pid in pids):
             await asyncio.sleep(0.002)
 
@@ -187,7 +191,7 @@ async def test_an_engine_that_crashes_in_a_reply_is_started_again(record, sessio
 
 async def test_an_engine_that_is_well_and_generates_nothing_is_restarted(record, session):
     stuck = {"lie_on_health": "stuck", "stuck_after_requests": 1}
-    async with serving({"m": {"options": stuck}}, first_byte=1.0) as gateway:
+    async with serving({"m": {"options": stuck}}, first_byte=2.0) as gateway:
         path, body = f"{gateway.base_url}/v1/chat/completions", {**HELLO, "model": "m"}
         statuses = []
         for _ in range(3):
@@ -198,7 +202,7 @@ async def test_an_engine_that_is_well_and_generates_nothing_is_restarted(record,
         assert statuses == [200, 504, 200]
         record(
             "engine is well and generates nothing",
-            "`engine_timeout` after `first_byte`; then no token in time (here 1 s), and a restart",
+            "`engine_timeout` after `first_byte`; then no token in time (here 2 s), and a restart",
             time.perf_counter() - began,
         )
 

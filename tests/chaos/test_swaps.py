@@ -30,6 +30,7 @@ MODELS = {
 }
 CLIENTS = 6
 ANSWER_WITHIN = 60.0
+KILLS_PER_START = 2
 
 
 class Battle:
@@ -80,9 +81,14 @@ class Battle:
         return "ok" if '"finish_reason": "' in text or '"finish_reason":"' in text else "cut"
 
     async def killer(self) -> None:
-        """Takes away an engine, or one of its guardians, every now and then."""
+        """Takes away an engine, or one of its guardians, every now and then.
+
+        Not much more often than one is ready: where starting takes long, none would ever be.
+        """
         while not self.enough.is_set():
             await asyncio.sleep(self.random.uniform(0.05, 0.7))
+            if self.kills.total() > KILLS_PER_START * (self.swaps + 1):
+                continue
             engines = [row.pid for row in self.manager.status() if row.pid is not None]
             victims = descendants(os.getpid()) if self.random.random() < 0.5 else engines
             if victims:
@@ -126,8 +132,8 @@ async def fight(
 
 
 async def nothing_is_left(mark: str) -> None:
-    """No process that carries our mark is alive, and no child of ours is a zombie, within 3 s."""
-    deadline = time.monotonic() + 3.0
+    """No process that carries our mark is alive, and no child of ours is a zombie, within 20 s."""
+    deadline = time.monotonic() + 20.0
     while left := [*_marked(mark), *_zombies()]:
         assert time.monotonic() < deadline, f"left behind: {left}"
         await asyncio.sleep(0.05)
@@ -169,13 +175,13 @@ def judge(battle: Battle) -> None:
     assert unseen == []
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_fifteen_swaps_under_fire_lose_nothing_and_leave_nothing(tmp_path, monkeypatch):
     judge(await fight(tmp_path, monkeypatch, swaps=15, seed=1))
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(550)
 @pytest.mark.parametrize("seed", range(10, 20))
 async def test_fifty_swaps_under_fire_lose_nothing_and_leave_nothing(tmp_path, monkeypatch, seed):
     judge(await fight(tmp_path, monkeypatch, swaps=50, seed=seed))

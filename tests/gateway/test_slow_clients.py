@@ -125,7 +125,7 @@ async def test_half_open_connections_are_closed_and_slow_nobody(fast: bool) -> N
 async def test_a_connection_that_asked_before_is_not_cut_off_between_two_requests() -> None:
     async with (
         RawEngine(answer) as engine,
-        serving(engine, header=0.2, keep_alive=60) as gateway,
+        serving(engine, header=20, keep_alive=60) as gateway,
         AsyncExitStack() as stack,
     ):
         reader, writer = await connect(gateway, stack)

@@ -43,7 +43,7 @@ def row(gateway: Any) -> Any:
 async def test_an_engine_that_is_well_and_gives_no_token_is_restarted(fast, eventually):
     stuck = {"lie_on_health": "stuck", "stuck_after_requests": 1}
     models = {"mock": {"parallel": 2, "options": stuck}}
-    async with serving(models, fast=fast, first_byte=1.0) as gateway, sdk(gateway) as client:
+    async with serving(models, fast=fast, first_byte=2.0) as gateway, sdk(gateway) as client:
         assert (await client.chat.completions.create(**asks("mock"))).model == "mock"
         first = row(gateway).pid
         with pytest.raises(openai.APIStatusError, match="did not send a first byte") as raised:
@@ -96,7 +96,7 @@ async def test_an_attached_server_without_tokens_is_out_of_reach_until_one_comes
 
     async with (
         RawEngine(answer) as engine,
-        serving({"raw": engine.model()}, first_byte=1.0) as gateway,
+        serving({"raw": engine.model()}, first_byte=2.0) as gateway,
         sdk(gateway) as client,
     ):
         with pytest.raises(openai.APIStatusError, match="first byte"):
@@ -126,7 +126,7 @@ async def test_an_engine_that_still_sends_to_others_is_busy_and_not_suspect(even
 
     async with (
         RawEngine(answer) as engine,
-        serving({"raw": engine.model()}, first_byte=1.0) as gateway,
+        serving({"raw": engine.model()}, first_byte=2.0) as gateway,
         sdk(gateway) as client,
     ):
         stream = await client.chat.completions.create(**asks("raw", stream=True))

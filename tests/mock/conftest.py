@@ -55,7 +55,7 @@ class MockProcess:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         request = urllib.request.Request(self.url + path, data, names)
         try:
-            with urllib.request.urlopen(request, timeout=10) as reply:
+            with urllib.request.urlopen(request, timeout=30) as reply:
                 return reply.status, json.load(reply)
         except urllib.error.HTTPError as error:
             with error:
@@ -67,7 +67,7 @@ class MockProcess:
 
     def end(self) -> tuple[int, str]:
         """Wait for its end; exit code and what it wrote to stderr."""
-        _, stderr = self.process.communicate(timeout=10)
+        _, stderr = self.process.communicate(timeout=30)
         return self.process.returncode, stderr
 
     def kill(self) -> None:

@@ -12,13 +12,16 @@ from enginery_mock.flags import API_KEY_VARIABLE
 HELLO: list[Any] = [{"role": "user", "content": "Hello, you"}]
 
 
-def test_while_it_loads_every_path_says_so_and_then_it_is_ready(start: Any) -> None:
-    mock = start("--load-ms", "800", env={API_KEY_VARIABLE: "k"})
+def test_while_it_loads_every_path_says_so(start: Any) -> None:
+    mock = start("--load-ms", "60000", env={API_KEY_VARIABLE: "k"})
     loading = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
     for path in ("/health", "/v1/models", "/nothing"):
         assert mock.get(path) == (503, loading)
     assert mock.get("/v1/chat/completions", {"messages": HELLO}) == (503, loading)
-    mock.wait_until_ready()
+
+
+def test_it_says_how_far_it_has_loaded_and_then_it_is_ready(start: Any) -> None:
+    mock = start("--load-ms", "100").wait_until_ready()
     assert mock.get("/health")[0] == 200
     mock.process.terminate()
     assert "loading model 'mock': 10 %" in mock.end()[1]
@@ -51,7 +54,7 @@ def test_sigterm_ends_it_at_once_with_exit_code_0(start: Any, phase: str) -> Non
             stream = client.chat.completions.create(model="m", messages=HELLO, stream=True)
             next(stream)
         mock.process.terminate()
-        assert mock.process.wait(timeout=3) == 0
+        assert mock.process.wait(timeout=30) == 0
         if phase == "busy":
             with pytest.raises(openai.APIConnectionError):
                 list(stream)

@@ -139,7 +139,7 @@ def test_a_guardian_whose_manager_died_before_it_looked_starts_nothing(manager, 
         ours.sendall(framed(*order))
         command = [sys.executable, "-I", "-S", PROGRAM, str(theirs.fileno())]
         done = subprocess.run(
-            [*command, str(manager)], pass_fds=[theirs.fileno()], timeout=10, check=False
+            [*command, str(manager)], pass_fds=[theirs.fileno()], timeout=30, check=False
         )
     assert done.returncode == 0
     assert not mark.exists()
