@@ -10,6 +10,7 @@ import pydantic
 from enginery import Backend, Command, Endpoint, Variant, hookimpl
 from enginery_vllm.command import build_command
 from enginery_vllm.options import VllmOptions, options_of
+from enginery_vllm.program import find_python
 
 __all__ = ["API_VERSION", "VllmPlugin"]
 
@@ -31,7 +32,7 @@ class VllmPlugin:
         """A server of vLLM's own; none in process."""
         if options_of(variant.options).in_process:
             return None
-        return build_command(variant, endpoint)
+        return build_command(variant, endpoint, find_python(variant))
 
     @hookimpl
     def create_backend(self, variant: Variant) -> Backend:

@@ -1,0 +1,1 @@
+"""What runs in vLLM's own Python, which need not have Enginery: standard library only, run by path."""
