@@ -129,6 +129,41 @@ async def test_a_grandchild_with_a_session_of_its_own_ends_with_its_engine(
     assert not is_alive(grandchild)
 
 
+def shared_memory() -> set[str]:
+    return {path.name for path in Path("/dev/shm").iterdir()}
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+async def test_shared_memory_of_an_engines_processes_is_removed_whatever_they_died_of(
+    end, eventually
+) -> None:
+    script = """
+    import os, signal, sys, time
+    from multiprocessing.shared_memory import SharedMemory
+    if sys.argv[1] == "stop":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    memory = SharedMemory(create=True, size=4096)
+    if os.fork():
+        print(memory.name, flush=True)
+    time.sleep(600)
+    """
+
+    async def left() -> bool:
+        process = python(script, end, stop_plan=StopPlan(((signal.SIGTERM, 0.1),), KILL_AFTER))
+        await process.start()
+        await eventually(process.log_tail)
+        name = process.log_tail()[0]
+        assert name in shared_memory()
+        if end == "kill":
+            os.kill(process.get_pid(), signal.SIGKILL)
+            await process.wait()
+        await process.stop()
+        return name in shared_memory()
+
+    # who removes it has a second to do so, which a very busy machine may not give
+    assert not (await left() and await left() and await left())
+
+
 async def test_an_exit_is_noticed_at_once_although_a_grandchild_holds_the_output(
     tmp_path, eventually, monkeypatch
 ) -> None:
