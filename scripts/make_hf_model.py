@@ -28,7 +28,9 @@ from tiny_tokenizer import CHAT_TEMPLATE, SPECIAL_TOKENS, Tokenizer, corpus, tra
 __all__ = ["CONTEXT_LENGTH", "NAME", "make"]
 
 NAME = "tiny-llama"
-CONTEXT_LENGTH = 512
+CONTEXT_LENGTH = (
+    32_768  # long enough for a stream of half a minute, which a test may leave, kill or stop
+)
 LAYERS, WIDTH, INNER, HEADS, KV_HEADS = (
     2,
     128,

@@ -1,0 +1,72 @@
+"""Real vLLM in tests: what its variant needs on a small machine, and which processes and files are one engine's.
+
+Every engine of a test gets a word of its own in its environment, so that nobody else's vLLM is mistaken for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+__all__ = ["START", "Family", "vllm_model"]
+
+START = 240.0
+"""Seconds that a request may take which starts vLLM; 20 to 45 where nothing else runs."""
+
+WORD = "ENGINERY_TEST_FAMILY"
+
+
+class Family:
+    """One engine's processes: those with a word in their environment, and all that descend from them."""
+
+    def __init__(self) -> None:
+        self.word = uuid.uuid4().hex
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {WORD: self.word}
+
+    def processes(self) -> list[psutil.Process]:
+        """Those alive, the oldest first. Look while the family is whole: a process that gave itself a title has
+        lost its environment, and is known by its parents alone."""
+        found = set()
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(WORD) == self.word:
+                    found |= {process, *process.children(recursive=True)}
+        return sorted(found, key=lambda process: process.create_time())
+
+    def one(self, name: str) -> psutil.Process:
+        """The one with ``name`` in its title; vLLM's processes have such as ``VLLM::EngineCore``."""
+        (found,) = [p for p in self.processes() if name in " ".join(p.cmdline()[:3])]
+        return found
+
+    def shared_memory(self) -> set[str]:
+        """Files of shared memory that any of them has open."""
+        found = set()
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                found |= {mapped.path for mapped in process.memory_maps()}
+        return {path for path in found if path.startswith("/dev/shm/") and Path(path).exists()}
+
+
+def vllm_model(path: Path, family: Family, **more: Any) -> dict[str, Any]:
+    """A model of the settings: one vLLM with little memory that asks nobody outside."""
+    env = {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+        **family.env,
+    }
+    args = ["--dtype", "bfloat16", "--enforce-eager"]
+    return {
+        "engine": "vllm",
+        "options": {"model": str(path)},
+        "args": args,
+        "env": env,
+        **more,
+    }
