@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import configparser
 import json
-import os
 import re
 import shlex
 import shutil
@@ -16,6 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from enginery.cli import cli
 from enginery.settings import Settings
@@ -56,14 +56,8 @@ METRICS = {
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_every_example_passes_the_check(path) -> None:
     variables = dict.fromkeys(re.findall(r"\$\{env\.(\w+)\}", path.read_text()), "a-secret")
-    done = subprocess.run(
-        [sys.executable, "-m", "enginery.cli", "config", "check", str(path)],
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(cli, ["config", "check", str(path)], env=variables)
+    assert done.exit_code == 0, done.stderr
     assert done.stdout.startswith("ok: ")
 
 

@@ -33,18 +33,15 @@ class Done:
 
 
 class CommandLine:
-    """A context manager: ``command_line("ps", "--json")``, in ``directory``."""
+    """A context manager: ``command_line("ps", "--json")``, in ``directory`` unless a call names another."""
 
-    def __init__(self, directory: Path, **environ: str) -> None:
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._environ = {**os.environ, **environ}
         self._process: subprocess.Popen[str]
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
             [sys.executable, __file__],
-            cwd=self._directory,
-            env=self._environ,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -54,10 +51,23 @@ class CommandLine:
     def __exit__(self, *_: object) -> None:
         self._process.communicate(timeout=PATIENCE)
 
-    def __call__(self, *argv: str, terminal: bool = False, **environ: str) -> Done:
+    def __call__(
+        self,
+        *argv: str,
+        terminal: bool = False,
+        stdin: str = "",
+        directory: Path | None = None,
+        **environ: str,
+    ) -> Done:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        order = {"argv": argv, "terminal": terminal, "environ": environ}
+        order = {
+            "argv": argv,
+            "terminal": terminal,
+            "stdin": stdin,
+            "directory": str(directory or self._directory),
+            "environ": environ,
+        }
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         return Done(**json.loads(self._process.stdout.readline()))
@@ -69,13 +79,20 @@ def serve() -> None:
 
     for line in sys.stdin:
         order = json.loads(line)
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        with (
+            tempfile.TemporaryFile() as given,
+            tempfile.TemporaryFile() as out,
+            tempfile.TemporaryFile() as err,
+        ):
+            given.write(order["stdin"].encode())
+            given.seek(0)
             if order["terminal"]:
                 pid, terminal = pty.fork()
             else:
                 pid, terminal = os.fork(), None
             if pid == 0:
-                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # its stdin is not our orders
+                os.dup2(given.fileno(), 0)  # its stdin is not our orders
+                os.chdir(order["directory"])
                 if terminal is None:
                     os.dup2(out.fileno(), 1)
                     os.dup2(err.fileno(), 2)

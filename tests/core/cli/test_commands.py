@@ -20,26 +20,6 @@ import pytest
 DEADLINE = 30.0
 
 
-@pytest.fixture
-def enginery(tmp_path):
-    """Runs the command in an empty directory; returns the finished process."""
-
-    def run(*args: str, stdin: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "enginery.cli", *args],
-            cwd=tmp_path,
-            env={**os.environ, **env},
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=DEADLINE,
-        )
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def gguf() -> str:
     """The model that the llama.cpp plugin ships."""
@@ -50,23 +30,23 @@ def gguf() -> str:
 
 def test_a_model_file_answers_without_any_configuration(enginery, gguf):
     done = enginery("run", gguf, "List objects are", "--temperature", "0")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Lists are mutable sequences")
-    assert "micro-pydoc is ready after" in done.stderr
-    assert re.search(r"^\d+ tokens, first token after \d+ ms", done.stderr, re.MULTILINE)
+    assert done.code == 0, done.err
+    assert done.out.startswith("Lists are mutable sequences")
+    assert "micro-pydoc is ready after" in done.err
+    assert re.search(r"^\d+ tokens, first token after \d+ ms", done.err, re.MULTILINE)
 
 
 def test_the_prompt_may_come_from_stdin(enginery, gguf):
     done = enginery("run", gguf, "--max-tokens", "3", stdin="List objects are\n")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
-    assert "cut at the token limit" in done.stderr
+    assert done.code == 0, done.err
+    assert done.out.strip()
+    assert "cut at the token limit" in done.err
 
 
 def test_an_empty_prompt_is_wrong_usage(enginery, gguf):
     done = enginery("run", gguf, stdin="")
-    assert done.returncode == 2
-    assert "no PROMPT given" in done.stderr
+    assert done.code == 2
+    assert "no PROMPT given" in done.err
 
 
 def test_a_model_of_the_settings_file_is_run_by_name(enginery, tmp_path):
@@ -74,46 +54,46 @@ def test_a_model_of_the_settings_file_is_run_by_name(enginery, tmp_path):
         "models:\n  m: {engine: mock, aliases: [other], options: {seed: 3, ttft_ms: 0, itl_ms: 0}}\n"
     )
     one, two = (enginery("run", name, "hello") for name in ("m", "other"))
-    assert one.returncode == two.returncode == 0, one.stderr
-    assert one.stdout == two.stdout != "\n"
+    assert one.code == two.code == 0, one.err
+    assert one.out == two.out != "\n"
 
 
 def test_an_unknown_model_is_told_with_the_nearest_name(enginery, tmp_path):
     (tmp_path / "enginery.yaml").write_text("models:\n  qwen3: {engine: mock}\n")
     done = enginery("run", "qwen", "hello")
-    assert done.returncode == 1
-    assert "did you mean qwen3?" in done.stderr
-    assert done.stdout == ""
+    assert done.code == 1
+    assert "did you mean qwen3?" in done.err
+    assert done.out == ""
 
 
 def test_a_file_that_is_not_there_is_told_as_a_file(enginery):
     done = enginery("run", "models/nope.gguf", "hello")
-    assert done.returncode == 1
-    assert "there is no file models/nope.gguf" in done.stderr
+    assert done.code == 1
+    assert "there is no file models/nope.gguf" in done.err
 
 
 def test_a_file_that_no_plugin_knows_is_told_with_those_that_were_asked(enginery, tmp_path):
     (tmp_path / "notes.txt").write_text("no model")
     done = enginery("run", "notes.txt", "hello")
-    assert done.returncode == 1
-    assert "no plugin knows what to do with notes.txt; asked: llama.cpp" in done.stderr
+    assert done.code == 1
+    assert "no plugin knows what to do with notes.txt; asked: llama.cpp" in done.err
 
 
 def test_an_engine_that_cannot_start_is_told_with_its_last_lines(enginery, tmp_path):
     (tmp_path / "broken.gguf").write_bytes(b"GGUF but not really")
     done = enginery("run", "broken.gguf", "hello")
-    assert done.returncode == 1
-    assert "exit status 1" in done.stderr
-    assert "last lines of its log:" in done.stderr
-    assert "failed to load model" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.code == 1
+    assert "exit status 1" in done.err
+    assert "last lines of its log:" in done.err
+    assert "failed to load model" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_plugins_are_listed_for_people_and_for_programs(enginery):
-    table = enginery("plugins").stdout
+    table = enginery("plugins").out
     assert "llama.cpp" in table
     assert "enginery-mock" in table
-    rows = {row["engine_type"]: row for row in json.loads(enginery("plugins", "--json").stdout)}
+    rows = {row["engine_type"]: row for row in json.loads(enginery("plugins", "--json").out)}
     assert rows["llama.cpp"]["state"] == "ready"
     assert rows["llama.cpp"]["api_version"] == [1, 0]
     assert "build_command" in rows["llama.cpp"]["hooks"]
@@ -121,7 +101,7 @@ def test_plugins_are_listed_for_people_and_for_programs(enginery):
 
 def test_a_denied_plugin_is_listed_as_blocked_with_the_reason(enginery, tmp_path):
     (tmp_path / "enginery.yaml").write_text("plugins: {deny: [enginery-mock]}\n")
-    rows = {row["engine_type"]: row for row in json.loads(enginery("plugins", "--json").stdout)}
+    rows = {row["engine_type"]: row for row in json.loads(enginery("plugins", "--json").out)}
     assert rows["mock"]["state"] == "blocked"
     assert "plugins.deny" in rows["mock"]["reason"]
     assert rows["llama.cpp"]["state"] == "ready"
@@ -133,8 +113,8 @@ def test_a_good_settings_file_is_confirmed(enginery, tmp_path):
         "      short: {context_length: 512}\n      long: {context_length: 4096}\n"
     )
     done = enginery("config", "check")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
+    assert done.code == 0, done.err
+    assert done.out.splitlines() == [
         "ok: 1 model",
         "  m/short  mock  context 512",
         "  m/long  mock  context 4096",
@@ -146,16 +126,16 @@ def test_every_mistake_of_a_settings_file_is_told_with_its_place(enginery, tmp_p
         "defaults: {max_wiat: 3s}\nmodels:\n  m: {engine: mock, parallel: many}\n"
     )
     done = enginery("config", "check", "bad.yaml")
-    assert done.returncode == 1
-    assert "bad.yaml:1:12: defaults.max_wiat: unknown key; did you mean max_wait?" in done.stderr
-    assert "bad.yaml:3:" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.code == 1
+    assert "bad.yaml:1:12: defaults.max_wiat: unknown key; did you mean max_wait?" in done.err
+    assert "bad.yaml:3:" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_the_doctor_finds_this_machine_well(enginery):
     done = enginery("doctor", "--json")
-    assert done.returncode == 0, done.stdout
-    found = {row["name"]: row for row in json.loads(done.stdout)}
+    assert done.code == 0, done.out
+    found = {row["name"]: row for row in json.loads(done.out)}
     assert found["guardian"]["state"] == "ok"
     assert found["ports"]["state"] == "ok"
     assert "ram" in found["memory"]["detail"]
@@ -165,9 +145,9 @@ def test_the_doctor_finds_this_machine_well(enginery):
 def test_the_doctor_fails_for_what_engines_need_and_says_where(enginery, tmp_path):
     (tmp_path / "enginery.yaml").write_text("models: {m: {engine: mock, options: {sed: 1}}}\n")
     done = enginery("doctor")
-    assert done.returncode == 1
-    assert "FAIL  models" in done.stdout
-    assert "did you mean seed?" in done.stdout
+    assert done.code == 1
+    assert "FAIL  models" in done.out
+    assert "did you mean seed?" in done.out
 
 
 @pytest.mark.parametrize(
@@ -185,15 +165,15 @@ def test_the_doctor_finds_a_gateway_that_is_exposed_without_a_key(
 ):
     (tmp_path / "enginery.yaml").write_text(f"server: {server}\n")
     done = enginery("doctor", "--json")
-    found = {row["name"]: row for row in json.loads(done.stdout)}
+    found = {row["name"]: row for row in json.loads(done.out)}
     assert found["exposed-without-key"]["state"] == state
-    assert done.returncode == code
-    assert "sesame" not in done.stdout
+    assert done.code == code
+    assert "sesame" not in done.out
 
 
 def test_wrong_usage_leaves_with_2(enginery):
-    assert enginery("run").returncode == 2
-    assert enginery("nonsense").returncode == 2
+    assert enginery("run").code == 2
+    assert enginery("nonsense").code == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

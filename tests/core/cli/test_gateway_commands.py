@@ -13,11 +13,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from support.command_line import CommandLine
+from support.command_line import Done
 
 DEADLINE = 30.0
 QUICK = "ttft_ms: 0, itl_ms: 0"
@@ -76,10 +77,10 @@ def served(tmp_path_factory) -> Iterator[Served]:
 
 
 @pytest.fixture(scope="module")
-def enginery(served, tmp_path_factory) -> Iterator[CommandLine]:
+def enginery(served, command_line) -> Callable[..., Done]:
+    """Runs the command for the gateway that is served."""
     environ = {"ENGINERY_URL": served.url, "ENGINERY_API_KEY": "sesame-admin", "TERM": "xterm"}
-    with CommandLine(tmp_path_factory.mktemp("client"), **environ) as command_line:
-        yield command_line
+    return partial(command_line, **environ)
 
 
 def test_load_ps_models_and_unload_tell_the_same_story_on_a_terminal_and_through_a_pipe(enginery):

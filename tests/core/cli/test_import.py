@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,53 +11,34 @@ DEADLINE = 40.0
 EVERY_FIELD = Path(__file__).parents[1] / "importing" / "every_field.yaml"
 
 
-@pytest.fixture
-def enginery(tmp_path):
-    """Runs the command in an empty directory; returns the finished process."""
-
-    def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "enginery.cli", *args],
-            cwd=tmp_path,
-            env={**os.environ, **env},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=DEADLINE,
-        )
-
-    return run
-
-
 def test_the_result_passes_our_own_check_and_losses_have_their_places(enginery, tmp_path) -> None:
     (tmp_path / "swap.yaml").write_text(EVERY_FIELD.read_text())
     done = enginery("config", "import", "llama-swap", "swap.yaml", "-o", "enginery.yaml")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
+    assert done.code == 0, done.err
+    assert done.out == ""
     line = EVERY_FIELD.read_text().splitlines().index("captureBuffer: 1") + 1
-    assert f"swap.yaml:{line}:1: captureBuffer: not carried over: " in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("12 models; ")
+    assert f"swap.yaml:{line}:1: captureBuffer: not carried over: " in done.err
+    assert done.err.splitlines()[-1].startswith("12 models; ")
     checked = enginery("config", "check", SECOND_KEY="k", HOSTED_KEY="k")
-    assert checked.returncode == 0, checked.stderr
-    assert "ok: 12 models" in checked.stdout
+    assert checked.code == 0, checked.err
+    assert "ok: 12 models" in checked.out
 
 
 def test_a_file_that_is_there_is_not_overwritten(enginery, tmp_path) -> None:
     (tmp_path / "swap.yaml").write_text("models: {}")
     (tmp_path / "mine.yaml").write_text("precious")
     done = enginery("config", "import", "llama-swap", "swap.yaml", "-o", "mine.yaml")
-    assert done.returncode == 1
-    assert "File exists" in done.stderr
+    assert done.code == 1
+    assert "File exists" in done.err
     assert (tmp_path / "mine.yaml").read_text() == "precious"
 
 
 def test_what_is_no_yaml_is_told_with_its_place(enginery, tmp_path) -> None:
     (tmp_path / "swap.yaml").write_text("models:\n\tm: {}\n")
     done = enginery("config", "import", "llama-swap", "swap.yaml")
-    assert done.returncode == 1
-    assert "swap.yaml:2:1: not YAML" in done.stderr
-    assert done.stdout == ""
+    assert done.code == 1
+    assert "swap.yaml:2:1: not YAML" in done.err
+    assert done.out == ""
 
 
 @pytest.fixture
@@ -97,11 +76,11 @@ models:
     aliases: [another]
 """)
     done = enginery("config", "import", "llama-swap", "swap.yaml", "-o", "enginery.yaml")
-    assert done.returncode == 0, done.stderr
-    assert "2 models" in done.stderr
+    assert done.code == 0, done.err
+    assert "2 models" in done.err
     real = enginery("run", "real", "List objects are", "--temperature", "0")
-    assert real.returncode == 0, real.stderr
-    assert real.stdout.startswith("Lists are mutable sequences")
+    assert real.code == 0, real.err
+    assert real.out.startswith("Lists are mutable sequences")
     mock = enginery("run", "another", "hello")
-    assert mock.returncode == 0, mock.stderr
-    assert mock.stdout.strip()
+    assert mock.code == 0, mock.err
+    assert mock.out.strip()
