@@ -10,11 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from enginery_vllm.client import VllmEngine
     from enginery_vllm.plugin import VllmPlugin
 
-__all__ = ["VllmPlugin"]
+__all__ = ["VllmEngine", "VllmPlugin"]
 
 _LAZY = {
+    "VllmEngine": "enginery_vllm.client",
     "VllmPlugin": "enginery_vllm.plugin",
 }
 

@@ -104,10 +104,11 @@ def _overflow(message: str) -> ContextLengthExceeded:
 
 
 def _mistake(status: int, error: dict[str, Any], message: str) -> InvalidRequest | None:
-    """A 400 or 422 with the field's own name: vLLM writes ``body.messages.0.role``."""
+    """A 400 or 422 with the field's own name: vLLM writes ``body.messages.0.SomeMessageParam.role``."""
     if status not in {400, 422}:
         return None
     param = error.get("param")
     if not isinstance(param, str) or not param:
         return InvalidRequest(f"vLLM: {message}") if message else None
-    return InvalidRequest(f"vLLM: {message}", param=param.removeprefix("body."))
+    names = [part for part in param.removeprefix("body.").split(".") if not part[:1].isupper()]
+    return InvalidRequest(f"vLLM: {message}", param=".".join(names))
