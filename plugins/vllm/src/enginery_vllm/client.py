@@ -32,8 +32,8 @@ class VllmEngine(PluginEngineClient):
         api_key: what the server was started with, if anything.
         context_length: tokens per request, if known.
         parallel: how many requests the server works on at once, if known.
-        max_tokens: the limit for replies of chats and completions that set none, in tokens; None sends none, and a
-            reply may fill the context.
+        max_tokens: the limit for replies of chats and completions that set none, in tokens, at most
+            ``context_length``, for vLLM refuses more; None sends none, and a reply may fill the context.
         options: as in the settings file, such as ``runner="pooling"`` for an embedding server.
 
     Raises:
@@ -65,6 +65,8 @@ class VllmEngine(PluginEngineClient):
         super().__init__(
             hooks, variant, Endpoint.from_url(base_url, api_key=api_key), reply_tokens=budget
         )
+        if max_tokens is not None and context_length is not None:
+            max_tokens = min(max_tokens, context_length)
         self.max_tokens = max_tokens
 
     def body_for(self, request: EngineRequest) -> dict[str, Any]:

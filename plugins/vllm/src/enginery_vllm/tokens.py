@@ -18,9 +18,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from unicodedata import is_normalized, normalize
 
-from enginery import EngineReply, EngineRequest, RunningEngine, TokenEstimate
+from enginery import EngineRequest, RunningEngine, TokenEstimate
 from enginery_vllm.options import options_of
-from enginery_vllm.requests import CHAT, COMPLETIONS, COUNT, EMBEDDINGS, MESSAGES, RESPONSES
+from enginery_vllm.requests import (
+    CHAT,
+    COMPLETIONS,
+    COUNT,
+    EMBEDDINGS,
+    KNOWN_FIELDS,
+    MESSAGES,
+    RESPONSES,
+)
 
 __all__ = ["count_tokens", "estimate_tokens", "prompts_of"]
 
@@ -33,6 +41,7 @@ _UNBOUNDED_FIELDS: Mapping[str, frozenset[str]] = {
     COMPLETIONS: frozenset({"prompt_embeds"}),
     RESPONSES: frozenset({"previous_response_id", "prompt", "previous_input_messages"}),
 }
+_COUNTED = KNOWN_FIELDS[COUNT]
 _NOT_PROMPT = frozenset({"model", "stop", "structured_outputs", "logit_bias", "request_id"})
 
 _AS_IN_CHAT = (
@@ -60,12 +69,10 @@ async def count_tokens(request: EngineRequest, engine: RunningEngine) -> int | N
     if options_of(engine.variant.options).in_process:
         return await _count_in_process(request, engine)
     if request.path in {MESSAGES, COUNT}:
-        known = {
-            name: value for name, value in body.items() if name not in {"stream", "max_tokens"}
-        }
-        return _number(await engine.post(COUNT, known), "input_tokens")
+        question = {name: body[name] for name in _COUNTED if body.get(name) is not None}
+        return await _asked(engine, COUNT, question, "input_tokens")
     if request.path == CHAT:
-        count = _number(await engine.post("/tokenize", _chat_question(body)), "count")
+        count = await _asked(engine, "/tokenize", _chat_question(body))
         return None if count is None else _truncated(count, body)
     if request.path not in {COMPLETIONS, EMBEDDINGS}:
         return None
@@ -83,7 +90,7 @@ async def _count_in_process(request: EngineRequest, engine: RunningEngine) -> in
     field = "messages" if request.path == CHAT else "prompt"
     value = request.body.get(field)
     if field == "messages" and value:
-        return _number(await engine.post("/tokenize", {field: value}), "count")
+        return await _asked(engine, "/tokenize", {field: value})
     (prompt, *others) = prompts_of(value)
     return None if others else await _count_prompt(prompt, {}, engine)
 
@@ -98,8 +105,6 @@ def prompts_of(value: Any) -> list[Any]:
 def _chat_question(body: Mapping[str, Any]) -> dict[str, Any]:
     """What ``/tokenize`` wants for a chat; what only chats have goes to the template by its other way."""
     question = {name: body[name] for name in _AS_IN_CHAT if body.get(name) is not None}
-    if body.get("model") is not None:
-        question["model"] = body["model"]
     kwargs: dict[str, Any] = {}
     for name in ("documents", "reasoning_effort"):
         if body.get(name) is not None:
@@ -120,11 +125,9 @@ async def _count_prompt(prompt: Any, body: Mapping[str, Any], engine: RunningEng
     if not isinstance(prompt, str):
         return None
     question: dict[str, Any] = {"prompt": prompt}
-    if body.get("model") is not None:
-        question["model"] = body["model"]
     if isinstance(body.get("add_special_tokens"), bool):
         question["add_special_tokens"] = body["add_special_tokens"]
-    return _number(await engine.post("/tokenize", question), "count")
+    return await _asked(engine, "/tokenize", question)
 
 
 def _truncated(count: int, body: Mapping[str, Any]) -> int:
@@ -132,7 +135,11 @@ def _truncated(count: int, body: Mapping[str, Any]) -> int:
     return min(count, limit) if type(limit) is int and limit >= 0 else count
 
 
-def _number(reply: EngineReply, field: str) -> int | None:
+async def _asked(
+    engine: RunningEngine, route: str, question: dict[str, Any], field: str = "count"
+) -> int | None:
+    """The number that ``route`` answers with; the model has its name there, which may not be the client's."""
+    reply = await engine.post(route, {**question, "model": engine.variant.body_model})
     if reply.status != 200:
         return None
     try:
