@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from enginery_vllm.client import VllmEngine
     from enginery_vllm.plugin import VllmPlugin
+    from enginery_vllm.streaming import StreamingVllmConfig, StreamingVllmEngine
 
-__all__ = ["VllmEngine", "VllmPlugin"]
+__all__ = ["StreamingVllmConfig", "StreamingVllmEngine", "VllmEngine", "VllmPlugin"]
 
 _LAZY = {
+    "StreamingVllmConfig": "enginery_vllm.streaming",
+    "StreamingVllmEngine": "enginery_vllm.streaming",
     "VllmEngine": "enginery_vllm.client",
     "VllmPlugin": "enginery_vllm.plugin",
 }

@@ -13,14 +13,14 @@ import contextlib
 import io
 import os
 import sys
-from importlib.util import find_spec
 from typing import Any
 
 from enginery import EngineStartFailed, Variant
 from enginery_vllm.command import engine_flags
 from enginery_vllm.options import options_of
+from enginery_vllm.program import is_installed
 
-__all__ = ["is_installed", "load_engine"]
+__all__ = ["load_engine"]
 
 _MUST = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 """Else vLLM runs the model in a process of its own, and its engine is only a client."""
@@ -30,15 +30,6 @@ _UNLESS_SET = {
     "VLLM_NO_USAGE_STATS": "1",  # whether a machine reports its use is its owner's decision
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork of a process with threads may hang
 }
-
-
-def is_installed() -> bool:
-    """True where the ``vllm`` package can be found. Does not import it.
-
-    A mere directory of that name on the path, such as a checkout's, is none: it has no origin.
-    """
-    spec = find_spec("vllm")
-    return spec is not None and spec.origin is not None
 
 
 def load_engine(variant: Variant) -> Any:

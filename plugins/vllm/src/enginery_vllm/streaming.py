@@ -24,8 +24,8 @@ from enginery.enginecore import ClientConfig, EngineCoreClient, create_client
 from enginery.enginecore.served import plain
 from enginery.streaming import StreamingConfig, StreamingEngine
 from enginery_vllm.lazy_source import LazySource
-from enginery_vllm.loading import is_installed
 from enginery_vllm.options import VllmOptions, options_of
+from enginery_vllm.program import is_installed
 
 __all__ = ["StreamingVllmConfig", "StreamingVllmEngine"]
 
@@ -68,12 +68,11 @@ class StreamingVllmConfig:
             raise ConfigError(
                 f'client must be "sync_mp" or "inproc", got {self.client!r}', param="client"
             )
-        if not isinstance(self.options, VllmOptions) and "model" in self.options:
-            raise ConfigError("options: the model has a field of its own", param="options")
         try:
-            options = options_of(self.options)
-            given = options.model_dump(exclude_unset=True) | {"model": self.model}
-            checked = VllmOptions.model_validate(given | {"in_process": True})
+            given = options_of(self.options).model_dump(exclude_unset=True)
+            if given.get("model", self.model) != self.model:
+                raise ConfigError("options: the model has a field of its own", param="options")
+            checked = VllmOptions.model_validate({**given, "model": self.model, "in_process": True})
         except (pydantic.ValidationError, TypeError) as error:
             raise ConfigError(f"options: {error}", param="options") from error
         object.__setattr__(self, "options", checked)
@@ -122,7 +121,7 @@ class StreamingVllmEngine(StreamingEngine):
         those who use it: `shutdown` it first. And for None where there is no instance. Waits for a shutdown under way.
         """
         with cls._instances:
-            held = cls._instance
+            held = StreamingVllmEngine._instance
             if isinstance(held, cls):
                 if config is not None and config != held.vllm_config:
                     raise ConfigError(
@@ -134,7 +133,7 @@ class StreamingVllmEngine(StreamingEngine):
             if config is None:
                 raise ConfigError("the first call needs a configuration", param="config")
             made = cls(config)
-            cls._instance = made
+            StreamingVllmEngine._instance = made
             return made
 
     @property
