@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 from dataclasses import dataclass
+from typing import cast
 
 from enginery.engine.guardian import split_messages
 from enginery.errors import EngineStartFailed
@@ -65,8 +66,8 @@ class Control(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop, once."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # not asserted: uvloop's transports are no subclasses of asyncio's
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop with what either guardian said."""
