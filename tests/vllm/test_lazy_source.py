@@ -78,7 +78,7 @@ def test_requests_that_came_while_it_loaded_are_all_answered(engines) -> None:
     assert engine.is_available
     assert not source.is_initialized
     door.opened.set()
-    assert all([stream.collect() for stream in streams])
+    assert all(stream.collect() for stream in streams)
     assert [stream.total_tokens for stream in streams] == [4] * 5
     assert door.calls == 1
     assert source.is_initialized

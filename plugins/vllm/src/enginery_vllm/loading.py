@@ -13,6 +13,7 @@ import contextlib
 import io
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from enginery import EngineStartFailed, Variant
@@ -42,24 +43,38 @@ def load_engine(variant: Variant) -> Any:
         EngineStartFailed: vLLM is missing or broken, refuses an option, or did not load the model.
     """
     flags = engine_flags(variant, options_of(variant.options))
-    os.environ.update(_MUST)
-    for name, value in _UNLESS_SET.items():
-        os.environ.setdefault(name, value)
-    _import()
-    arguments = _arguments(variant, list(flags))
-    from vllm.v1.engine.llm_engine import LLMEngine
+    with _environment():
+        _import()
+        arguments = _arguments(variant, list(flags))
+        from vllm.v1.engine.llm_engine import LLMEngine
 
-    try:
-        engine = LLMEngine.from_engine_args(arguments)
-    except Exception as error:
-        raise EngineStartFailed(
-            f"{variant.id}: vLLM did not load the model: {_short(error)}"
-        ) from error
+        try:
+            engine = LLMEngine.from_engine_args(arguments)
+        except Exception as error:
+            raise EngineStartFailed(
+                f"{variant.id}: vLLM did not load the model: {_short(error)}"
+            ) from error
     if "generate" not in engine.get_supported_tasks():
         raise EngineStartFailed(
             f"{variant.id}: the model generates no text; vLLM's own server embeds and ranks"
         )
     return engine
+
+
+@contextlib.contextmanager
+def _environment() -> Iterator[None]:
+    """What vLLM must find while it loads; what this process starts later need not have it."""
+    given = {**_UNLESS_SET, **{k: v for k, v in os.environ.items() if k in _UNLESS_SET}, **_MUST}
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update(given)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _import() -> None:
