@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import aiohttp
@@ -10,7 +11,7 @@ import openai
 import pytest
 
 from support.gateways import in_flight, serving
-from support.raw_engine import RawEngine
+from support.raw_engine import RawEngine, stream_head
 
 CHAT = "/v1/chat/completions"
 KEEP_ALIVE = ": keep-alive\n\n"
@@ -27,6 +28,13 @@ def sdk(gateway: Any) -> openai.AsyncOpenAI:
 
 async def listen(client: openai.AsyncOpenAI, **body: Any) -> list[Any]:
     return [event async for event in await client.chat.completions.create(**body, stream=True)]
+
+
+def chunk(choice: dict[str, Any] | None) -> bytes:
+    """One event of a stream; None: the one that says that it is complete."""
+    said = "[DONE]" if choice is None else json.dumps({"choices": [{"index": 0, **choice}]})
+    data = f"data: {said}\n\n".encode()
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def queued(gateway: Any) -> int:
@@ -54,7 +62,7 @@ async def test_a_stream_hears_comments_while_its_model_loads_and_clients_skip_th
 
 
 async def test_a_model_that_fails_to_load_behind_comments_is_an_error_that_clients_raise():
-    models = {"mock": {"options": {"load_ms": 300, "load_exit_code": 3}}}
+    models = {"mock": {"options": {"load_ms": 1000, "load_exit_code": 3}}}
     async with serving(models, heartbeat=0.05) as gateway, sdk(gateway) as client:
         with pytest.raises(openai.APIError, match="exit status 3") as raised:
             await listen(client, **chat("mock"))
@@ -153,25 +161,31 @@ async def test_shutdown_ends_everything_that_waits_or_runs_and_says_why(eventual
 
 
 async def test_shutdown_lets_an_open_stream_finish_and_takes_no_new_ones(eventually):
-    models = {"mock": {"options": {"itl_ms": 30}}}
+    over = asyncio.Event()
+
+    async def answer(writer: asyncio.StreamWriter, path: str, asked: dict[str, Any]) -> None:
+        writer.write(stream_head() + chunk({"delta": {"content": "Hi"}}))
+        await over.wait()
+        writer.write(chunk({"delta": {}, "finish_reason": "length"}) + chunk(None) + b"0\r\n\r\n")
+
     async with (
-        serving(models, shutdown_timeout=30) as gateway,
+        RawEngine(answer) as engine,
+        serving({"raw": engine.model()}, shutdown_timeout=30) as gateway,
         sdk(gateway) as client,
         aiohttp.ClientSession(gateway.base_url) as kept,
     ):
         async with kept.get("/readyz") as ready:
             assert ready.status == 200  # leaves a connection
-        stream = asyncio.create_task(
-            listen(client, **chat("mock", max_tokens=20), extra_body={"ignore_eos": True})
-        )
+        stream = asyncio.create_task(listen(client, **chat("raw")))
         await eventually(lambda: in_flight(gateway) == 1, 20)
         stop = asyncio.create_task(gateway.stop())
         await eventually(lambda: gateway._models.draining, 20)
         async with kept.get("/readyz") as ready:
             assert ready.status == 503
-        async with kept.post(CHAT, json=chat("mock")) as refused:
+        async with kept.post(CHAT, json=chat("raw")) as refused:
             assert refused.status == 503
             assert (await refused.json())["error"]["code"] == "shutting_down"
+        over.set()
         assert (await stream)[-1].choices[0].finish_reason == "length"
         async with asyncio.timeout(30):
             await stop
