@@ -91,6 +91,7 @@ def start(tmp_path) -> Iterator[Callable[..., Command]]:
 def test_an_engine_that_will_not_die_is_named_and_the_command_leaves_with_1(start, tmp_path, words):
     """Its guardians are frozen, so that nobody carries out the manager's orders."""
     (tmp_path / "enginery.yaml").write_text(
+        "defaults: {stop_timeout: 200ms}\n"
         "models: {m: {engine: mock, preload: true, options: {itl_ms: 1000, never_die: true}}}\n"
     )
     command = start("-m", "enginery.cli", *words)

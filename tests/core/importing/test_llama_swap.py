@@ -345,9 +345,20 @@ CONFIG = mapping(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(CONFIG)
 def test_whatever_comes_in_valid_settings_come_out(config) -> None:
+    valid_settings_come_out(config)
+
+
+@pytest.mark.heavy
+@settings(max_examples=1000, deadline=None)
+@given(CONFIG)
+def test_whatever_comes_in_valid_settings_come_out_many_times(config) -> None:
+    valid_settings_come_out(config)
+
+
+def valid_settings_come_out(config) -> None:
     done = import_llama_swap(config)
     layer = read_document(as_yaml(done.settings), "out.yaml")
     assert not layer.problems
