@@ -21,6 +21,7 @@ from importlib.util import find_spec
 import click
 
 from enginery.cli.demo_models import add_demo_models
+from enginery.cli.loops import loop_option
 from enginery.cli.progress import Progress, follow
 from enginery.cli.session import run_async, set_up_logging
 from enginery.engine.manager import EngineManager
@@ -71,6 +72,7 @@ class Line:
     help="TCP port; another one where it is taken.",
 )
 @click.option("-v", "--verbose", count=True, help="Show states; twice: the engines' output too.")
+@loop_option
 @run_async
 async def demo(*, prompt: str, port: int, verbose: int) -> None:
     """Serve every engine that has a demo at one address, and show how to ask: until Ctrl-C.

@@ -12,6 +12,7 @@ import click
 
 from enginery.cli.demo_models import add_demo_models
 from enginery.cli.log_secrets import hide_in_logs
+from enginery.cli.loops import loop_option
 from enginery.cli.notify import Notifier
 from enginery.cli.reloads import reloads
 from enginery.cli.session import run_async, set_up_logging, settings_options
@@ -36,6 +37,7 @@ SETTINGS_SUFFIXES = frozenset({"", ".yaml", ".yml", ".json"})
     "--port", type=click.IntRange(0, 65535), help="TCP port; default: `server.port`; 0: any."
 )
 @click.option("--watch", is_flag=True, help="Read the settings file again whenever it has changed.")
+@loop_option
 @settings_options
 @run_async
 async def serve(

@@ -19,6 +19,7 @@ from typing import Any, ParamSpec
 
 import click
 
+from enginery.cli.loops import chosen_loop
 from enginery.errors import EngineLeaked, EngineryError
 
 __all__ = ["fail", "run_async", "set_up_logging", "settings_options"]
@@ -91,8 +92,9 @@ def fail(error: EngineryError) -> None:
 def run_async(command: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
     """Run a coroutine as a command: the first SIGINT or SIGTERM ends it in order, a second at once.
 
-    Inside `interruptible` the first SIGINT is for what it says. In order means that engines are stopped; at once leaves that to their guardians. What an orderly end
-    leaves behind is an error, and the exit code 1.
+    Inside `interruptible` the first SIGINT is for what it says. In order means that engines are stopped; at once
+    leaves that to their guardians. What an orderly end leaves behind is an error, and the exit code 1. The loop is
+    asyncio's, but for commands with a `loop_option`.
     """
 
     @wraps(command)
@@ -123,7 +125,8 @@ def run_async(command: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, No
             await command(*args, **kwargs)
 
         try:
-            asyncio.run(main())
+            with asyncio.Runner(loop_factory=chosen_loop()) as loops:
+                loops.run(main())
         except asyncio.CancelledError:
             click.echo("stopped", err=True)
             sys.exit(130)
