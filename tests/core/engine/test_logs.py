@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import re
+import signal
 import sys
 import tracemalloc
 from textwrap import dedent
@@ -31,6 +32,7 @@ from enginery.engine.logs import (
     plain,
 )
 from enginery.engine.process import EngineProcess
+from enginery.values import StopPlan
 
 nasty = st.lists(
     st.one_of(
@@ -319,12 +321,14 @@ async def test_a_follower_that_leaves_is_forgotten() -> None:
 # -- a real flood ------------------------------------------------------------------------------
 
 FLOOD = """
-import os, sys, time
-rate, seconds = 170e6, float(sys.argv[1])  # 10 GB/min
+import os, signal, time
+rate, over = 170e6, []  # 10 GB/min
+signal.signal(signal.SIGTERM, lambda *_: over.append(True))
 line = b"slot %6d | task 123 | prompt processing progress, n_past = 4096, n_tokens = 512\\n"
 chunk = b"".join(line % n for n in range(65536 // len(line % 0)))
 began, written, slowest = time.monotonic(), 0, 0.0
-while (now := time.monotonic()) < began + seconds:
+while not over:
+    now = time.monotonic()
     if written > (now - began) * rate:
         time.sleep(0.001)
         continue
@@ -334,53 +338,49 @@ print(f"last words {written} {slowest}", flush=True)
 """
 
 
-async def flood(seconds: float) -> dict[str, float]:
-    """What a flood of 170 MB/s for ``seconds`` costs."""
-    words = ["-I", "-S", "-c", dedent(FLOOD), str(seconds)]
-    process = EngineProcess(sys.executable, words, name="flood")
+async def flood(*, seconds: float, turns: int, size: int) -> dict[str, float]:
+    """What a flood of 170 MB/s costs, that lasts so long, so many turns of this loop, and so many bytes.
+
+    A loop or an engine that stood still would make it last for ever.
+    """
+    words = ["-I", "-S", "-c", dedent(FLOOD)]
+    plan = StopPlan(((signal.SIGTERM, 30.0),))
+    process = EngineProcess(sys.executable, words, name="flood", stop_plan=plan)
     lags: list[float] = []
-
-    async def tick() -> None:
-        while True:
-            began = monotonic()
-            await asyncio.sleep(0.005)
-            lags.append(monotonic() - began - 0.005)
-
     me = psutil.Process()
     memory, cpu = me.memory_info().rss, sum(me.cpu_times()[:2])
-    ticking = asyncio.create_task(tick())
+    start = monotonic()
     await process.start()
-    await process.wait()
-    ticking.cancel()
+    while monotonic() < start + seconds or len(lags) < turns or process.log.bytes_seen < size:
+        began = monotonic()
+        await asyncio.sleep(0.005)
+        lags.append(monotonic() - began - 0.005)
+    took = monotonic() - start
+    await process.stop(timeout=30.0)
+    assert str(process.exit) == "exit status 0"
     *_, written, slowest = process.log_tail(1)[0].split()
-    await process.stop()
     lags.sort()
     return {
-        "bytes per second": int(written) / seconds,
+        "bytes per second": int(written) / took,
         "engine's slowest write": float(slowest),
         "median lag": lags[len(lags) // 2],
         "99 % lag": lags[len(lags) * 99 // 100],
         "largest lag": lags[-1],
         "memory": me.memory_info().rss - memory,
-        "cpu": (sum(me.cpu_times()[:2]) - cpu) / seconds,
+        "cpu": (sum(me.cpu_times()[:2]) - cpu) / took,
         "not read": int(written) - process.log.bytes_seen,
     }
 
 
 async def test_a_real_flood_stops_neither_the_engine_nor_the_loop() -> None:
-    cost = await flood(1.0)
+    cost = await flood(seconds=0.5, turns=40, size=40_000_000)
     assert cost["not read"] < 0  # the last words are more
-    assert cost["engine's slowest write"] < 0.5
-    assert cost["median lag"] < 0.05
-    assert cost["largest lag"] < 0.5
     assert cost["memory"] < 32 * 2**20
 
 
 @pytest.mark.heavy
 async def test_a_flood_of_thirty_seconds_leaves_memory_flat(record_property) -> None:
-    cost = await flood(30.0)
+    cost = await flood(seconds=30.0, turns=1000, size=500_000_000)
     record_property("cost", cost)
-    assert cost["bytes per second"] > 20e6  # the machine may be busy with other tests
-    assert cost["engine's slowest write"] < 1.0
-    assert cost["largest lag"] < 1.0
+    assert cost["not read"] < 0
     assert cost["memory"] < 32 * 2**20
