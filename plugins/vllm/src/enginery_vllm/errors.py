@@ -111,4 +111,6 @@ def _mistake(status: int, error: dict[str, Any], message: str) -> InvalidRequest
     if not isinstance(param, str) or not param:
         return InvalidRequest(f"vLLM: {message}") if message else None
     names = [part for part in param.removeprefix("body.").split(".") if not part[:1].isupper()]
+    if all(name.isdigit() for name in names):  # a place in a body that is no JSON
+        return InvalidRequest(f"vLLM: {message}")
     return InvalidRequest(f"vLLM: {message}", param=".".join(names))

@@ -125,6 +125,9 @@ _ALIASES = {
 }
 """llama.cpp's names. Its penalty looks at the last 64 tokens, vLLM's at all: near enough to be meant."""
 
+_NO_LIMIT = (-1, -2)
+"""llama.cpp's words. A tuple, as below: what a client sends may be unhashable."""
+
 _CONSTRAINTS = {
     "json_schema": "json",  # llama.cpp's
     "grammar": "grammar",
@@ -172,8 +175,8 @@ def adapt(request: EngineRequest) -> Adapted:
 
 def _rename(kept: dict[str, Any], name: str, value: Any) -> None:
     own = _ALIASES[name]
-    if name == "n_predict" and value in {-1, -2}:
-        return  # llama.cpp's words for "no limit"
+    if name == "n_predict" and value in _NO_LIMIT:
+        return
     for other in own:
         if kept.get(other) is not None:
             if kept[other] != value:
@@ -202,7 +205,7 @@ def _constraint(body: Mapping[str, Any], foreign: set[str]) -> dict[str, Any] | 
     if isinstance(own, dict) and {k: v for k, v in own.items() if v is not None} == made:
         own = None
     form = body.get("response_format")
-    formatted = isinstance(form, dict) and form.get("type") not in {None, "text"}
+    formatted = isinstance(form, dict) and form.get("type") not in (None, "text")
     if own is not None or formatted:
         other = "response_format" if own is None else "structured_outputs"
         raise InvalidRequest(f"{first} and {other} both constrain the reply", param=first)
