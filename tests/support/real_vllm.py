@@ -6,13 +6,18 @@ Every engine of a test gets a word of its own in its environment, so that nobody
 from __future__ import annotations
 
 import contextlib
+import json
+import urllib.request
 import uuid
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-__all__ = ["START", "Family", "vllm_model"]
+from enginery import EngineReply
+from support.gateways import GatewayThread
+
+__all__ = ["START", "Family", "ask_engine", "row_of", "vllm_model"]
 
 START = 240.0
 """Seconds that a request may take which starts vLLM; 20 to 45 where nothing else runs."""
@@ -55,18 +60,39 @@ class Family:
 
 
 def vllm_model(path: Path, family: Family, **more: Any) -> dict[str, Any]:
-    """A model of the settings: one vLLM with little memory that asks nobody outside."""
-    env = {
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
-        **family.env,
+    """A model of the settings: one vLLM with little memory that asks nobody outside.
+
+    ``options`` in ``more`` are added to these.
+    """
+    options = {
+        "model": str(path),
+        "dtype": "bfloat16",
+        "enforce_eager": True,
+        "kv_cache_gib": 0.25,
+        # random weights like spaces so much that JSON with spaces in it would never end
+        "extra_args": (
+            "--structured-outputs-config",
+            '{"backend": "xgrammar", "disable_any_whitespace": true}',
+        ),
+        **more.pop("options", {}),
     }
-    args = ["--dtype", "bfloat16", "--enforce-eager"]
-    return {
-        "engine": "vllm",
-        "options": {"model": str(path)},
-        "args": args,
-        "env": env,
-        **more,
-    }
+    env = {"HF_HUB_OFFLINE": "1", **family.env}
+    return {"engine": "vllm", "options": options, "env": env, "parallel": 4, **more}
+
+
+def ask_engine(house: GatewayThread, model: str, path: str, body: Any = None) -> EngineReply:
+    """The engine itself, past the gateway, with its key."""
+
+    async def ask() -> EngineReply:
+        client: Any = await house.gateway.manager.ensure_engine(model)
+        engine = client.running_engine()
+        return await (engine.get(path) if body is None else engine.post(path, body))
+
+    return house.call(ask())
+
+
+def row_of(house: GatewayThread, model: str) -> dict[str, Any]:
+    """The model's row, as operators see it."""
+    with urllib.request.urlopen(f"{house.url}/api/engines", timeout=30) as reply:
+        (row,) = [row for row in json.load(reply)["engines"] if row["model"] == model]
+    return row

@@ -13,7 +13,8 @@ import make_hf_model
 import pytest
 import tiny_tokenizer
 
-from enginery_vllm.loading import is_installed
+from enginery_vllm.program import is_installed
+from support.real_vllm import Family
 
 HERE = Path(__file__).parent
 MODELS = Path(__file__).parents[3] / ".models"
@@ -28,6 +29,12 @@ def pytest_collection_modifyitems(items) -> None:
             item.add_marker(pytest.mark.timeout(600))
             if not is_installed():
                 item.add_marker(missing)
+
+
+@pytest.fixture(scope="module")
+def family() -> Family:
+    """The processes of this file's engine."""
+    return Family()
 
 
 @pytest.fixture(scope="session")
