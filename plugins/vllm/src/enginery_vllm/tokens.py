@@ -91,8 +91,8 @@ async def _count_in_process(request: EngineRequest, engine: RunningEngine) -> in
     value = request.body.get(field)
     if field == "messages" and value:
         return await _asked(engine, "/tokenize", {field: value})
-    (prompt, *others) = prompts_of(value)
-    return None if others else await _count_prompt(prompt, {}, engine)
+    prompts = prompts_of(value)
+    return await _count_prompt(prompts[0], {}, engine) if len(prompts) == 1 else None
 
 
 def prompts_of(value: Any) -> list[Any]:
