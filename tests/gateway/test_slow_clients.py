@@ -39,6 +39,10 @@ async def serving(engine: RawEngine, fast: bool = True, **limits: Any):
         EngineManager(settings) as manager,
         Gateway(manager, port=0, fast=fast, limits=ConnectionLimits(**limits)) as gateway,
     ):
+        for listening in gateway._site._server.sockets:
+            # what is accepted there inherits it: else the kernel takes megabytes for each client that is slow
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)
+        gateway._watch._every = 0.05  # what is too slow is seen soon
         yield gateway
 
 
@@ -48,13 +52,13 @@ def fast(request) -> bool:
 
 
 async def answer(writer: asyncio.StreamWriter, path: str, asked: dict[str, Any]) -> None:
-    """A short reply; to those who ask for a stream, more than any socket holds."""
+    """A short reply; to those who ask for a stream, more than a socket of `serving` holds."""
     if not asked.get("stream"):
         writer.write(WHOLE)
         return
     writer.write(stream_head())
     piece = b"data: " + b"x" * 65_000 + b"\n\n"
-    for _ in range(100):
+    for _ in range(20):
         writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
         await writer.drain()
 
