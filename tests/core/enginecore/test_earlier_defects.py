@@ -189,7 +189,7 @@ async def test_a_cancelled_pump_lost_what_its_thread_had_taken() -> None:
             for output in batch.outputs:
                 tokens += output.new_token_ids
         assert len(tokens) == 30
-        assert set(threading.enumerate()) == before  # and it took none of the default pool
+        assert set(threading.enumerate()) <= before  # and it took none of the default pool
 
 
 async def test_the_callers_configuration_was_changed() -> None:
