@@ -274,9 +274,9 @@ def test_an_engine_that_is_killed_raises_after_the_buffered_tokens(kind):
             for token in stream:
                 read += len(token.token_ids)
         assert read == came >= 5
+        assert not engine.is_available
         with pytest.raises(EngineDeadError):
             engine.generate_stream(PROMPT).collect()
-        assert not engine.is_available
 
 
 def test_a_core_that_fails_in_this_process_raises_after_the_buffered_tokens():

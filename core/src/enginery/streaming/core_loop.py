@@ -35,7 +35,7 @@ class LoopSource:
     @property
     def is_available(self) -> bool:
         """See `TokenSource`."""
-        return not self._works.is_closed and not self._works.is_dead
+        return not self._works.is_closed and not self._works.router.is_dead
 
     def start(self, request: StreamRequest, feed: TokenFeed) -> None:
         """See `TokenSource`."""
@@ -51,9 +51,8 @@ class _Works:
 
     def __init__(self, client: EngineCoreClient) -> None:
         self.is_closed = False
-        self.is_dead = False
         self._client = client
-        self._router = Router()
+        self.router = Router()
         self._home = Home()
         self._is_reading = False
 
@@ -74,7 +73,7 @@ class _Works:
         self._home.close()
 
     def _begin(self, request: EngineCoreRequest, feed: TokenFeed) -> None:
-        self._router.live[request.request_id] = feed
+        self.router.live[request.request_id] = feed
         self._home.start(self._add(request, feed))
 
     async def _add(self, request: EngineCoreRequest, feed: TokenFeed) -> None:
@@ -83,8 +82,8 @@ class _Works:
             if not feed.abandoned:
                 await self._client.add_request_async(request)
         except BaseException as error:
-            self._router.live.pop(name, None)
-            self.is_dead |= is_final(error)
+            self.router.live.pop(name, None)
+            self.router.is_dead |= is_final(error)
             ended = error if isinstance(error, Exception) else _closed()
             waiter = feed.fail(ended)
             if waiter is not None:
@@ -94,26 +93,26 @@ class _Works:
             return
         if feed.abandoned or self.is_closed:
             await self._abort([name])
-        if self._router.live and not self._is_reading:
+        if self.router.live and not self._is_reading:
             self._is_reading = True
             self._home.start(self._read())
 
     def _abandoned(self, name: str, feed: TokenFeed) -> None:
-        if feed.ended is None or name in self._router.live:
+        if feed.ended is None or name in self.router.live:
             self._home.start(self._abort([name]))
 
     def _end(self) -> None:
-        if self._router.live:
-            self._home.start(self._abort(list(self._router.live)))
+        if self.router.live:
+            self._home.start(self._abort(list(self.router.live)))
         self._home.leave()
 
     async def _abort(self, names: list[str]) -> None:
-        feeds = [feed for name in names if (feed := self._router.live.get(name)) is not None]
+        feeds = [feed for name in names if (feed := self.router.live.get(name)) is not None]
         wake_all(waiter for feed in feeds if (waiter := feed.close()) is not None)
         await self._client.abort_requests_async(names)
 
     async def _read(self) -> None:
-        router, client = self._router, self._client
+        router, client = self.router, self._client
         try:
             while router.live:
                 try:
@@ -127,7 +126,7 @@ class _Works:
                         while feed.must_wait(waiter := LoopWaiter()):
                             await waiter.wait(None)
         except Exception as error:  # noqa: BLE001  # there will be no more outputs, whatever it is
-            self.is_dead = True
+            self.router.is_dead = True
             wake_all(router.fail_all(error))
         except BaseException:  # the loop ends
             wake_all(router.fail_all(_closed()))

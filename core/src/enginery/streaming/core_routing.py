@@ -11,7 +11,12 @@ import os
 from typing import Any
 
 from enginery.enginecore.failures import failure_to_error
-from enginery.enginecore.messages import EngineCoreOutputs, EngineCoreRequest, FinishReason
+from enginery.enginecore.messages import (
+    EngineCoreOutput,
+    EngineCoreOutputs,
+    EngineCoreRequest,
+    FinishReason,
+)
 from enginery.enginecore.sampling import SamplingParams
 from enginery.errors import EngineClosedError, EngineCrashed, EngineError, InvalidRequest
 from enginery.streaming.config import StreamRequest
@@ -55,6 +60,8 @@ class Router:
 
     def __init__(self) -> None:
         self.live: dict[str, TokenFeed] = {}
+        self.is_dead = False
+        """The core is known to be gone. A core that dies ends its requests first, so an output may tell it."""
 
     def route(self, batch: EngineCoreOutputs, now: float) -> list[Waiter]:
         """Feed each stream what came for it; returns who must be woken."""
@@ -71,7 +78,9 @@ class Router:
             else:
                 del live[output.request_id]
                 feed.usage(output.num_prompt_tokens, output.num_output_tokens)
-                waiter = _last(feed, output, reason, now)
+                error = _error_of(output) if reason is FinishReason.ERROR else None
+                self.is_dead |= error is not None and is_final(error)
+                waiter = _last(feed, output, reason, error, now)
             if waiter is not None:
                 woken.append(waiter)
         return woken
@@ -82,14 +91,24 @@ class Router:
         return [waiter for feed in feeds if (waiter := feed.fail(error)) is not None]
 
 
-def _last(feed: TokenFeed, output: Any, reason: FinishReason, now: float) -> Waiter | None:
+def _error_of(output: EngineCoreOutput) -> Exception:
+    if output.error is None:
+        return EngineError("the request failed")
+    return failure_to_error(output.error)
+
+
+def _last(
+    feed: TokenFeed,
+    output: EngineCoreOutput,
+    reason: FinishReason,
+    error: Exception | None,
+    now: float,
+) -> Waiter | None:
     if reason is FinishReason.ABORT and not output.new_token_ids and not output.text:
         return feed.close()
-    if reason is FinishReason.ERROR:
+    if error is not None:
         if output.text or output.new_token_ids:
             feed.put(output.text, output.new_token_ids, now=now, logprobs=output.logprobs)
-        failure = output.error
-        error = EngineError("the request failed") if failure is None else failure_to_error(failure)
         return feed.fail(error, now=now)
     return (
         feed.put(

@@ -41,7 +41,7 @@ class ThreadSource:
     @property
     def is_available(self) -> bool:
         """See `TokenSource`."""
-        return not self._works.is_closed and not self._works.is_dead
+        return not self._works.is_closed and not self._works.router.is_dead
 
     def start(self, request: StreamRequest, feed: TokenFeed) -> None:
         """See `TokenSource`."""
@@ -57,9 +57,8 @@ class _Works:
 
     def __init__(self, client: EngineCoreClient) -> None:
         self.is_closed = False
-        self.is_dead = False
         self._client = client
-        self._router = Router()
+        self.router = Router()
         self._orders: SimpleQueue[tuple[EngineCoreRequest, TokenFeed] | str | None] = SimpleQueue()
         self._wanted = threading.Event()
         self._lock = threading.Lock()
@@ -100,11 +99,11 @@ class _Works:
                 self._abort([order])
             else:
                 self._add(*order)
-        self._abort(list(self._router.live))
+        self._abort(list(self.router.live))
         self._wanted.set()
 
     def _add(self, request: EngineCoreRequest, feed: TokenFeed) -> None:
-        name, live = request.request_id, self._router.live
+        name, live = request.request_id, self.router.live
         if feed.abandoned:
             feed.close()
             return
@@ -113,7 +112,7 @@ class _Works:
             self._client.add_request(request)
         except Exception as error:  # noqa: BLE001  # whatever it is, it is this stream's
             live.pop(name, None)
-            self.is_dead |= is_final(error)
+            self.router.is_dead |= is_final(error)
             waiter = feed.fail(error)
             if waiter is not None:
                 waiter.wake()
@@ -121,7 +120,7 @@ class _Works:
             self._wanted.set()
 
     def _abort(self, names: list[str]) -> None:
-        feeds = [self._router.live.get(name) for name in names]
+        feeds = [self.router.live.get(name) for name in names]
         self._client.abort_requests(names)
         wake_all(
             waiter for feed in feeds if feed is not None and (waiter := feed.close()) is not None
@@ -130,7 +129,7 @@ class _Works:
     # -- the thread that reads -----------------------------------------------------------------------
 
     def _read(self) -> None:
-        router, client = self._router, self._client
+        router, client = self.router, self._client
         while True:
             if not router.live:
                 self._wanted.clear()
@@ -144,7 +143,7 @@ class _Works:
             except EngineTimeout:
                 continue
             except Exception as error:  # noqa: BLE001  # there will be no more outputs, whatever it is
-                self.is_dead = True
+                self.router.is_dead = True
                 wake_all(router.fail_all(error))
                 continue
             wake_all(router.route(batch, time.monotonic()))
