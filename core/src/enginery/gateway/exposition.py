@@ -203,7 +203,7 @@ class Exposition:
         yield from (total, gone, prompt, generated)
         for name, help_, values in (
             ("queue_wait_seconds", "Waited for an engine, its load included.", "queue_wait"),
-            ("time_to_first_token_seconds", "To a stream's first byte, waiting included.", "ttft"),
+            ("time_to_first_token_seconds", "To a stream's first token, waiting included.", "ttft"),
             ("inter_token_latency_seconds", "Between tokens: a stream's mean for each.", "itl"),
             ("e2e_request_latency_seconds", "From the request to its reply's end.", "e2e"),
             ("gateway_overhead_seconds", "In the gateway, before the engine has it.", "overhead"),
