@@ -301,7 +301,7 @@ def test_the_in_process_client_drives_it(backend) -> None:
         client.pause("keep")
         client.add_request(asked("later", 2))
         assert client.get_stats()["held"] == 1
-        client.sleep(0)
+        client.sleep(0, "keep")
         assert client.is_sleeping()
         assert client.wake_up()
         with pytest.raises(UnsupportedOperation, match="sleeps at level 0, not at 1"):

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import openai
+import psutil
 import pytest
 
 from enginery import EngineDeadError, EngineStartFailed, Variant
@@ -96,7 +97,7 @@ async def test_an_async_client_aborts_in_it_and_lets_requests_stand_still(tiny_l
         await client.add_request_async(asked("held", 4))
         assert (await client.get_stats_async())["held"] == 1
         assert await client.abort_requests_async(["long"]) == ["long"]
-        await client.sleep_async(0)
+        await client.sleep_async(0, "keep")
         assert await client.wake_up_async()
         while client.unfinished:
             outputs += (await client.get_output_async(PATIENCE)).outputs
@@ -189,16 +190,11 @@ def test_token_ids_and_their_text_come_through(house, client) -> None:
 def test_a_core_that_is_killed_is_noticed_and_the_next_request_is_served(client, family) -> None:
     given: Any = {"model": "tiny", "prompt": "A list is", "max_tokens": 4, "temperature": 0}
     before = client.completions.create(**given).choices[0].text
-    old = family.processes()
-    family.one("enginery.enginecore.process").kill()
-    for process in old:
-        if "enginery.enginecore.process" in " ".join(_title(process)):
-            process.wait(PATIENCE)
+    (core,) = [
+        process
+        for process in family.processes()
+        if "enginery.enginecore.process" in process.cmdline()
+    ]
+    core.kill()
+    psutil.wait_procs([core], PATIENCE)
     assert client.completions.create(**given).choices[0].text == before
-
-
-def _title(process: Any) -> list[str]:
-    try:
-        return process.cmdline()
-    except Exception:  # noqa: BLE001  # it is gone
-        return []
