@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
@@ -94,7 +95,7 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-async def until(predicate, seconds: float = 3.0) -> None:
+async def until(predicate, seconds: float = 30.0) -> None:
     """Poll; fails when it is not so in time."""
     async with asyncio.timeout(seconds):
         while not predicate():
@@ -193,15 +194,17 @@ async def test_a_bad_option_fails_with_the_engines_own_last_lines(manager, tiny)
         await manager.ensure_engine("bad", bad, "llama.cpp")
 
 
-async def test_stopping_with_a_request_in_flight_ends_within_the_stop_plan(manager, session, tiny):
+async def test_stopping_with_a_request_in_flight_ends_within_the_stop_plan(
+    manager, session, tiny, caplog
+):
+    caplog.set_level(logging.INFO, "enginery.engine")
     client = await manager.ensure_engine("tiny", tiny, "llama.cpp")
     async with await client.forward_request(session, "", ENDLESS) as response:
         await response.content.readany()
         pid = manager.status()[0].pid
-        began = asyncio.get_running_loop().time()
         await manager.unload("tiny", drain=False)
-        assert asyncio.get_running_loop().time() - began < 7.0
         assert not alive(pid)
+    assert "tiny/default ended: exit status 0" in caplog.messages  # it needed no SIGKILL
     assert in_flight(manager) == 0
 
 
