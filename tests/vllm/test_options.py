@@ -38,7 +38,7 @@ def test_typed_options_stay_as_they_are_and_other_things_are_refused() -> None:
         {"extra_args": "--a b"},
         {"enable_auto_tool_choice": True},
         {"in_process": True, "runner": "pooling"},
-        {"in_process": True, "sleep": True},
+        {"in_process": True, "sleep": "pause"},
         {"in_process": True, "python": "/opt/python"},
         {"in_process": True, "tool_call_parser": "hermes"},
     ],

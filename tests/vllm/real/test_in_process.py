@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import httpx
@@ -21,7 +22,7 @@ from enginery.enginecore import (
 )
 from enginery.enginecore.served import Served, plain
 from support.gateways import GatewayThread
-from support.real_vllm import START, ask_engine, vllm_model
+from support.real_vllm import START, ask_engine, row_of, vllm_model
 
 PATIENCE = 120.0
 LIMIT = 256
@@ -129,6 +130,10 @@ def test_a_model_that_fails_in_a_step_ends_the_core_with_its_last_words(tiny_lla
         ({"extra_args": ("--no-such-flag",)}, "in process vLLM has no --no-such-flag"),
         ({"extra_args": ("--block-size", "many")}, "vLLM refuses its arguments: .*block-size"),
         ({"dtype": "float16", "load_format": "no-such"}, "vLLM did not load the model"),
+        (
+            {"sleep": True},
+            "vLLM did not load the model.*[Ss]leep mode is not supported",
+        ),  # on a CPU
     ],
 )
 def test_what_it_cannot_start_with_is_told(tiny_llama, options, said) -> None:
@@ -187,14 +192,17 @@ def test_token_ids_and_their_text_come_through(house, client) -> None:
     assert text == reply["choices"][0]["text"]
 
 
-def test_a_core_that_is_killed_is_noticed_and_the_next_request_is_served(client, family) -> None:
+def test_a_core_that_is_killed_is_noticed_and_the_next_request_is_served(
+    house, client, family
+) -> None:
     given: Any = {"model": "tiny", "prompt": "A list is", "max_tokens": 4, "temperature": 0}
     before = client.completions.create(**given).choices[0].text
-    (core,) = [
-        process
-        for process in family.processes()
-        if "enginery.enginecore.process" in process.cmdline()
-    ]
+    old = family.processes()
+    (core,) = [each for each in old if "enginery.enginecore.process" in each.cmdline()]
     core.kill()
-    psutil.wait_procs([core], PATIENCE)
+    _, alive = psutil.wait_procs(old, PATIENCE)
+    assert not alive
+    deadline = time.monotonic() + PATIENCE
+    while row_of(house, "tiny")["state"] == "ready":
+        assert time.monotonic() < deadline
     assert client.completions.create(**given).choices[0].text == before

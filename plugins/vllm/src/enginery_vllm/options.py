@@ -32,7 +32,7 @@ _CHOSEN_ELSEWHERE = {
 }
 """Flags that would make the server differ from what the framework believes it started."""
 
-_OF_THE_SERVER = ("python", "enable_auto_tool_choice", "tool_call_parser", "reasoning_parser", "chat_template", "sleep")  # fmt: skip
+_OF_THE_SERVER = ("python", "enable_auto_tool_choice", "tool_call_parser", "reasoning_parser", "chat_template")  # fmt: skip
 
 
 class VllmOptions(BaseModel):
@@ -189,6 +189,8 @@ class VllmOptions(BaseModel):
             given = [name for name in _OF_THE_SERVER if getattr(self, name)]
             if given:
                 raise ValueError(f"in_process has no {given[0]}: that is vLLM's server's")
+            if self.sleep == "pause":
+                raise ValueError("in_process has level 0 without sleep: pause")
         return self
 
 

@@ -47,8 +47,8 @@ class Sleeping:
             BadEngineReply: vLLM refused.
         """
         await _command(engine, "/sleep", level=str(level))
-        if level >= 2:
-            self._without_weights.add(_id(engine))
+        if level >= 2 and not options_of(engine.variant.options).in_process:
+            self._without_weights.add(_id(engine))  # a backend reads its own again by itself
 
     async def wake_up(self, engine: RunningEngine) -> None:
         """Returns when the engine generates again.
