@@ -80,6 +80,7 @@ class EngineHooks:
         self._in_threads: set[tuple[str, str]] = set()
         self._defaults = EngineDefaults()
         self._chains: dict[str, Sequence[tuple[Callable[..., Any], Sequence[str]]]] = {}
+        self._askers: dict[str, Callable[[EngineRequest, Variant], Any]] = {}
         self._pm = pluggy.PluginManager(PROJECT)
         self._pm.add_hookspecs(EngineSpec)
         self._pm.register(self._defaults)
@@ -129,20 +130,25 @@ class EngineHooks:
 
     def transform_request(self, request: EngineRequest, variant: Variant) -> JSONObject | None:
         """See the hook."""
-        return self._call("transform_request", dict, request=request, variant=variant)
+        found = self._ask("transform_request", request, variant)
+        if found is None or type(found) is dict:
+            return cast("JSONObject | None", found)
+        return self._checked("transform_request", dict, found)
 
     def transform_response(
         self, request: EngineRequest, variant: Variant
     ) -> ResponseTransform | None:
         """See the hook. What the transform itself raises is translated too."""
-        found = self._call("transform_response", object, request=request, variant=variant)
+        found = self._ask("transform_response", request, variant)
         if found is None:
             return None
+        found = self._checked("transform_response", object, found)
         return CheckedTransform(cast("ResponseTransform", found), self._who())
 
     def prefers_stream(self, request: EngineRequest, variant: Variant) -> bool:
         """See the hook."""
-        return bool(self._call("prefers_stream", bool, request=request, variant=variant))
+        found = self._ask("prefers_stream", request, variant)
+        return bool(found if type(found) is bool else self._checked("prefers_stream", bool, found))
 
     def parse_error(self, status: int, body: bytes) -> EngineryError | None:
         """See the hook."""
@@ -230,6 +236,22 @@ class EngineHooks:
             raise
         except (Exception, SystemExit) as error:
             raise self._failed(name, error) from error
+        return self._checked(name, kind, found)
+
+    def _ask(self, name: str, request: EngineRequest, variant: Variant) -> Any:
+        """One of the hooks that are asked of each request: `_call`, but for the check of what they return."""
+        asker = self._askers.get(name)
+        if asker is None:
+            asker = self._askers[name] = _asker(self._chain(name))
+        try:
+            return asker(request, variant)
+        except EngineryError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise self._failed(name, error) from error
+
+    def _checked(self, name: str, kind: type[T] | tuple[type, ...], found: Any) -> T | None:
+        """What a pure hook returned, where it may."""
         if found is None or (isinstance(found, kind) and not inspect.iscoroutine(found)):
             return cast("T | None", found)
         if inspect.iscoroutine(found):
@@ -310,3 +332,37 @@ class EngineHooks:
 
     def _failed(self, name: str, error: BaseException) -> PluginError:
         return PluginError(f"{self._who()}: {name} raised {type(error).__name__}: {error}")
+
+
+def _asker(
+    chain: Sequence[tuple[Callable[..., Any], Sequence[str]]],
+) -> Callable[[EngineRequest, Variant], Any]:
+    """A chain of hooks of a request and a variant as one function; of one hook with both, that itself."""
+    parts = [_positional(function, tuple(names)) for function, names in chain]
+    if len(parts) == 1:
+        return parts[0]
+
+    def asker(request: EngineRequest, variant: Variant) -> Any:
+        for part in parts:
+            found = part(request, variant)
+            if found is not None:
+                return found
+        return None
+
+    return asker
+
+
+def _positional(
+    function: Callable[..., Any], names: tuple[str, ...]
+) -> Callable[[EngineRequest, Variant], Any]:
+    match names:
+        case ("request", "variant"):
+            return function
+        case ("variant", "request"):
+            return lambda request, variant: function(variant, request)
+        case ("request",):
+            return lambda request, _: function(request)
+        case ("variant",):
+            return lambda _, variant: function(variant)
+        case _:
+            return lambda _request, _variant: function()

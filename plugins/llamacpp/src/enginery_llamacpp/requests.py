@@ -37,23 +37,26 @@ class Adapted(NamedTuple):
     ignored: tuple[str, ...]
 
 
+_AS_IT_IS = Adapted(None, ())
+
+
 def adapt(request: EngineRequest) -> Adapted:
     """The body for llama.cpp, without changing ``request.body``. Call `validation.validate` first."""
-    body = request.body
-    names = IGNORED_FIELDS.get(request.path)
+    path, body = request.path, request.body
+    names = IGNORED_FIELDS.get(path)
     if names is None:
-        return Adapted(None, ())
+        return _AS_IT_IS
     ignored: tuple[str, ...] = ()
     if not names.isdisjoint(body):
         ignored = tuple(sorted(name for name in names & body.keys() if body[name] is not None))
     changes: dict[str, Any] = {}
     if "tool_choice" in body or "text" in body:
-        changes = _forced_tool(request.path, body) | _text_format(request.path, body)
-    if request.path == CHAT and not request.stream and ends_with_assistant(body):
+        changes = _forced_tool(path, body) | _text_format(path, body)
+    if path == CHAT and not request.stream and ends_with_assistant(body):
         # whole replies repeat that message anyway, and one that is folded from a stream only so
         changes["echo"] = True
     if not ignored and not changes:
-        return Adapted(None, ())
+        return _AS_IT_IS
     kept = {name: value for name, value in body.items() if name not in ignored}
     return Adapted({**kept, **changes}, ignored)
 

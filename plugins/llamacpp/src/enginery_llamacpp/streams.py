@@ -31,9 +31,10 @@ def prefers_stream(request: EngineRequest, variant: Variant) -> bool:
         return False
     if _has_choices(request):
         return True  # only a stream says what all of them cost
-    if request.path == MESSAGES and ends_with_assistant(request.body):
-        return False  # whole replies begin with that message, streams do not
-    return options_of(variant.options).fold_replies
+    if not options_of(variant.options).fold_replies:
+        return False
+    # whole replies of messages begin with what the client put into the assistant's mouth, streams do not
+    return not (request.path == MESSAGES and ends_with_assistant(request.body))
 
 
 def summed_usage(request: EngineRequest) -> SummedUsage | None:
@@ -49,10 +50,12 @@ def summed_usage(request: EngineRequest) -> SummedUsage | None:
 
 
 def _has_choices(request: EngineRequest) -> bool:
-    n = request.body.get("n")
-    if type(n) is int and n > 1:
-        return request.path in {CHAT, COMPLETIONS}
-    return request.path == COMPLETIONS and len(split_prompts(request.body.get("prompt"))) > 1
+    path, body = request.path, request.body
+    if "n" in body:
+        n = body["n"]
+        if type(n) is int and n > 1:
+            return path in {CHAT, COMPLETIONS}
+    return path == COMPLETIONS and len(split_prompts(body.get("prompt"))) > 1
 
 
 class SummedUsage:

@@ -62,17 +62,18 @@ _IGNORED_TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
 
 def validate(request: EngineRequest, variant: Variant) -> None:
     """Raise `InvalidRequest` for what llama.cpp would answer badly; else do nothing."""
-    body = request.body
-    if request.path not in _RULES:
+    path, body = request.path, request.body
+    rules = _RULES.get(path)
+    if rules is None:
         return
     for field in _REPLY_LIMITS:
         if field in body:
             _check_reply_limit(field, body[field])
     if _PLAIN.issuperset(body):
-        if request.path in _WITH_MESSAGES:
+        if path in _WITH_MESSAGES:
             _check_messages(body, variant)
         return
-    for rule in _RULES[request.path]:
+    for rule in rules:
         rule(body, variant)
 
 
@@ -86,7 +87,7 @@ def refuse(param: str, why: str) -> NoReturn:
 
 def _check_reply_limit(field: str, value: Any) -> None:
     """-1 is llama.cpp's own word for "up to the end of the context" and stays."""
-    if value is None:
+    if value is None or (type(value) is int and 0 < value <= MAX_INT):
         return
     whole = isinstance(value, float) and value.is_integer()
     if isinstance(value, bool) or not (isinstance(value, int) or whole):
@@ -200,6 +201,8 @@ def _check_messages(body: Mapping[str, Any], variant: Variant) -> None:
     if not isinstance(messages, list) or not messages:
         refuse("messages", "must be a list of at least one message")
     for index, message in enumerate(messages):
+        if _is_plain_message(message):
+            continue
         where = f"messages[{index}]"
         if not isinstance(message, dict):
             refuse(where, "must be an object")
@@ -215,6 +218,17 @@ def _check_messages(body: Mapping[str, Any], variant: Variant) -> None:
             for part_index, part in enumerate(content):
                 _check_part(part, f"{where}.content[{part_index}]", variant)
         _check_tool_calls(message.get("tool_calls"), f"{where}.tool_calls")
+
+
+def _is_plain_message(message: Any) -> bool:
+    """A role and a text and nothing else, as most are: no rule finds a fault with those."""
+    return (
+        type(message) is dict
+        and len(message) == 2
+        and type(message.get("role")) is str
+        and message["role"] != ""
+        and type(message.get("content")) is str
+    )
 
 
 def _check_part(part: Any, where: str, variant: Variant) -> None:
