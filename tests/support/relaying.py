@@ -158,17 +158,13 @@ class Scene:
         instance: Any = SimpleNamespace(
             endpoint=Endpoint("127.0.0.1", 1), variant=variant, hooks=Hooks()
         )
-        grant: Any = SimpleNamespace(
-            lease_id=1,
-            request=SimpleNamespace(id=1),
-            instance="m/default",
-            generation=1,
-            queue_s=0.0,
-            swap_s=0.0,
-        )
         client: Any = SimpleNamespace(why_broken=self._explain)
         self.lease = Lease(
-            grant, instance, lambda _: client, lambda _, outcome: self.outcomes.append(str(outcome))
+            1,
+            (1, "m/default", 1),
+            instance,
+            lambda _: client,
+            lambda _, outcome: self.outcomes.append(str(outcome)),
         )
         self.pool = CountingPool()
         self.upstream = CountingUpstream(self.pool)
@@ -201,7 +197,7 @@ class Scene:
 
     def look(self, seconds: float) -> Any:
         """What the watch does, so many seconds after the beginning, whatever the clock says."""
-        return self.relay.look(self.relay._began + seconds)
+        return self.relay.look(self.relay.began + seconds)
 
     @property
     def wrote(self) -> bytes:

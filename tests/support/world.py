@@ -127,9 +127,9 @@ class World:
         older = {r.candidates[0].model for r in self.waiting()} - {model}
         turn = self.limits.min_residency + self.limits.drain_timeout + STOP + LOAD
         self.bounds[request_id] = self.limits.max_wait + (len(older) + 2) * turn
-        grant = self.scheduler.try_acquire(request, self.now)
-        if grant is not None:
-            self.carry_out(grant)
+        taken = self.scheduler.try_acquire(variants, self.now)
+        if taken is not None:
+            self.carry_out(Grant(request, *taken))
         else:
             self.tell(Requested(request))
         return request_id

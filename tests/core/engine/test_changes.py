@@ -132,7 +132,7 @@ def test_a_changed_engine_drains_and_its_next_start_is_the_new_variant():
     actions = scheduler.handle(changed(NEW), 2.0)
     assert not of(Stop, actions)
     assert not of(Evict, actions)
-    assert scheduler.try_acquire(ask(2, NEW), 2.0) is None
+    assert scheduler.try_acquire((NEW,), 2.0) is None
     assert not of(Grant, scheduler.handle(Requested(ask(2, NEW)), 2.0))
     (stop,) = of(Stop, scheduler.handle(Released(1, "ok"), 3.0))
     assert stop.generation == 1
@@ -147,7 +147,7 @@ def test_an_engine_that_is_only_adjusted_goes_on_under_its_new_values():
     assert not of(Stop, scheduler.handle(changed(NEW, restart=False), 2.0))
     (view,) = scheduler.instances()
     assert (view.state, view.variant, view.in_flight) == (State.READY, NEW, 1)
-    assert scheduler.try_acquire(ask(2, NEW), 2.0) is not None
+    assert scheduler.try_acquire((NEW,), 2.0) is not None
 
 
 def test_one_that_is_taken_out_is_gone_once_it_has_drained_and_may_come_back():

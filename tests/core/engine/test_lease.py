@@ -10,12 +10,10 @@ import pytest
 from enginery.engine.client import PluginEngineClient
 from enginery.engine.instance import EngineInstance
 from enginery.engine.lease import Lease
-from enginery.engine.seam import Grant, Outcome, QueuedRequest
+from enginery.engine.seam import Outcome
 from enginery.errors import EngineEvicted, EngineryError
 from enginery.values import Endpoint, Variant
 
-REQUEST = QueuedRequest(7, (Variant("m"),), arrived=1.0, deadline=2.0)
-GRANT = Grant(REQUEST, 3, "m/default", 2, queue_s=0.5, swap_s=1.5)
 ENDPOINT = Endpoint("127.0.0.1", 1)
 EVICTED = EngineEvicted("made room for another")
 
@@ -27,17 +25,21 @@ def ends() -> list[Outcome]:
 
 @pytest.fixture
 def lease(ends) -> Lease:
-    instance = SimpleNamespace(variant=REQUEST.candidates[0], hooks=None, endpoint=ENDPOINT)
+    instance = SimpleNamespace(variant=Variant("m"), hooks=None, endpoint=ENDPOINT)
     return Lease(
-        GRANT,
+        7,
+        (3, "m/default", 2),
         cast("EngineInstance", instance),
         lambda of: cast("PluginEngineClient", ("client", of)),
         lambda _, outcome: ends.append(outcome),
+        queue_s=0.5,
+        swap_s=1.5,
     )
 
 
 def test_a_lease_carries_what_was_granted(lease) -> None:
-    assert (lease.id, lease.instance, lease.generation) == (3, "m/default", 2)
+    assert (lease.request_id, lease.id, lease.instance) == (7, 3, "m/default")
+    assert lease.generation == 2
     assert (lease.queue_s, lease.swap_s) == (0.5, 1.5)
     assert not lease.released
     assert lease.endpoint is ENDPOINT

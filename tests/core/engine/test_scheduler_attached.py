@@ -154,8 +154,7 @@ def test_a_request_that_left_does_not_keep_the_next_from_a_look(out_of_reach):
 def test_it_comes_back_by_itself(out_of_reach):
     assert out_of_reach.tell(ready()) == []
     assert out_of_reach.state() is State.READY
-    request = QueuedRequest(9, (FAR,), 0.0, 1.0)
-    assert isinstance(out_of_reach.scheduler.try_acquire(request, 0.0), Grant)
+    assert out_of_reach.scheduler.try_acquire((FAR,), 0.0) == (1, FAR.id, 1)
 
 
 def test_a_model_that_has_another_variant_goes_there(out_of_reach):

@@ -37,7 +37,7 @@ def flow_of(scene: Scene, *, listening: bool = True) -> tuple[Flow, Listeners]:
 
 def looked(flow: Flow, scene: Scene, seconds: float) -> dict[str, Any]:
     """The one row of a look, so many seconds after the request was sent."""
-    flow.look(scene.relay._began + seconds)
+    flow.look(scene.relay.began + seconds)
     listeners: Any = flow._inspection
     type_, model, variant, data = listeners.told[-1]
     assert (type_, model, variant) == ("request.sampled", None, None)
@@ -194,7 +194,7 @@ async def test_nothing_is_measured_while_nobody_listens_or_nothing_is_under_way(
     scene = Scene()
     flow, listeners = flow_of(scene, listening=False)
     scene.say(HEAD, one_chunk(WORD))
-    flow.look(scene.relay._began + 1)
+    flow.look(scene.relay.began + 1)
     assert listeners.told == []
     assert not flow._marks
     listeners.listening = True

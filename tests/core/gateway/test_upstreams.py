@@ -53,9 +53,9 @@ class Asked:
             asyncio.get_running_loop().create_future()
         )
 
-    def on_head(self, head) -> None:
+    def on_head(self, head, rest: bytes) -> None:
         self.length = head.framing.length
-        self.on_body(b"")
+        self.on_body(rest)
 
     def on_body(self, data: bytes) -> None:
         self.body += data

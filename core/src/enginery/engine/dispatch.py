@@ -42,6 +42,7 @@ from enginery.engine.seam import (
     Sleep,
     Start,
     Stop,
+    Taken,
     Tick,
     UnloadAsked,
     Unloaded,
@@ -100,6 +101,7 @@ class Dispatcher:
         self._entered: dict[str, float] = {}
         self._timer: Timer | None = None
         self._changed = asyncio.Event()
+        self._on_release = self._released
         self._loop: asyncio.AbstractEventLoop | None = None
 
     # -- asking --------------------------------------------------------------------------------
@@ -130,9 +132,9 @@ class Dispatcher:
         request = QueuedRequest(
             next(self._ids), candidates, now, now + queue_timeout, priority, asked=asked
         )
-        grant = self.scheduler.try_acquire(request, now)
-        if grant is not None:
-            return self._granted(grant)
+        taken = self.scheduler.try_acquire(candidates, now)
+        if taken is not None:
+            return self._held(request.id, taken)
         answer: asyncio.Future[Lease] = loop.create_future()
         self._waiting[request.id] = answer
         self._waits_for[request.id] = candidates[0].model
@@ -153,12 +155,10 @@ class Dispatcher:
             if answer.cancelled() or not answer.done():
                 self.tell(Cancelled(request.id))
 
-    def try_lease(self, candidates: tuple[Variant, ...], *, priority: int) -> Lease | None:
+    def try_lease(self, candidates: tuple[Variant, ...]) -> Lease | None:
         """A lease on one of ``candidates`` if it can be had at once: no queue, no task, no waiting."""
-        now = self.clock.now()
-        request = QueuedRequest(next(self._ids), candidates, now, now, priority)
-        grant = self.scheduler.try_acquire(request, now)
-        return None if grant is None else self._granted(grant)
+        taken = self.scheduler.try_acquire(candidates, self.clock.now())
+        return None if taken is None else self._held(next(self._ids), taken)
 
     def lease_now(self, variant: Variant) -> Lease:
         """For a client that was given out: its engine's lease, but never a load.
@@ -168,11 +168,9 @@ class Dispatcher:
             EngineCrashed: it ended by itself.
             EngineBusy: it fell silent, and is asked for a token before anybody else may have it.
         """
-        now = self.clock.now()
-        request = QueuedRequest(next(self._ids), (variant,), now, now)
-        grant = self.scheduler.try_acquire(request, now)
-        if grant is not None:
-            return self._granted(grant)
+        taken = self.scheduler.try_acquire((variant,), self.clock.now())
+        if taken is not None:
+            return self._held(next(self._ids), taken)
         known = self.failure(variant)
         if known is not None:
             raise known
@@ -266,7 +264,8 @@ class Dispatcher:
                 self._order(action)
             case Grant(request):
                 answer = self._waiting.get(request.id)
-                lease = self._granted(action)
+                taken = action.lease_id, action.instance, action.generation
+                lease = self._held(request.id, taken, action.queue_s, action.swap_s)
                 if answer is None or answer.done():
                     lease.release(Outcome.CLIENT_GONE)
                 else:
@@ -312,14 +311,18 @@ class Dispatcher:
             case Examine():
                 instance.examine()
 
-    def _granted(self, grant: Grant) -> Lease:
-        instance = self.instances[grant.instance]
-        lease = Lease(grant, instance, self._new_client, self._released)
-        self._leases[lease.id] = lease
-        self.last_granted = grant.instance
+    def _held(
+        self, request_id: int, taken: Taken, queue_s: float = 0.0, swap_s: float = 0.0
+    ) -> Lease:
+        instance = self.instances[taken[1]]
+        lease = Lease(
+            request_id, taken, instance, self._new_client, self._on_release, queue_s, swap_s
+        )
+        self._leases[taken[0]] = lease
+        self.last_granted = taken[1]
         if self._hub.listening:
-            waited = {"queue_s": grant.queue_s, "swap_s": grant.swap_s}
-            self._publish("request.granted", instance.variant, request=grant.request.id, **waited)
+            waited = {"queue_s": queue_s, "swap_s": swap_s}
+            self._publish("request.granted", instance.variant, request=request_id, **waited)
         return lease
 
     def _released(self, lease: Lease, outcome: Outcome) -> None:

@@ -7,13 +7,12 @@ granted. The scheduler counts it as in flight from the grant to the release.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from types import TracebackType
 from typing import Self
 
 from enginery.engine.client import PluginEngineClient
 from enginery.engine.instance import EngineInstance
-from enginery.engine.seam import Grant, Outcome
+from enginery.engine.seam import Outcome, Taken
 from enginery.errors import EngineryError
 
 __all__ = ["Lease"]
@@ -32,35 +31,43 @@ class Lease:
         reported: its holder tells the request's end as an event, with more to say than a lease knows.
     """
 
+    __slots__ = (
+        *("_client", "_instance", "_new_client", "_on_evict", "_on_release", "endpoint", "error"),
+        *("generation", "hooks", "id", "instance", "queue_s", "reported", "request_id", "swap_s"),
+        *("__weakref__", "variant"),
+    )
+
     def __init__(
         self,
-        grant: Grant,
+        request_id: int,
+        taken: Taken,
         instance: EngineInstance,
         new_client: Callable[[EngineInstance], PluginEngineClient],
         on_release: Callable[[Lease, Outcome], None],
+        queue_s: float = 0.0,
+        swap_s: float = 0.0,
     ) -> None:
         assert instance.endpoint is not None
-        self.id = grant.lease_id
-        self.request_id = grant.request.id
-        self.instance = grant.instance
-        self.generation = grant.generation
-        self.queue_s = grant.queue_s
-        self.swap_s = grant.swap_s
+        self.request_id = request_id
+        self.id, self.instance, self.generation = taken
+        self.queue_s = queue_s
+        self.swap_s = swap_s
         self.variant = instance.variant
         self.hooks = instance.hooks
         self.endpoint = instance.endpoint
-        self._new_client = partial(new_client, instance)
+        self._instance = instance
+        self._new_client = new_client
         self._client: PluginEngineClient | None = None
         self.error: EngineryError | None = None
         self.reported = False
         self._on_release: Callable[[Lease, Outcome], None] | None = on_release
-        self._on_evict: list[Callable[[EngineryError], None]] = []
+        self._on_evict: tuple[Callable[[EngineryError], None], ...] = ()
 
     @property
     def client(self) -> PluginEngineClient:
         """Talks to the leased engine; made at the first use, since the gateway needs none."""
         if self._client is None:
-            self._client = self._new_client()
+            self._client = self._new_client(self._instance)
         return self._client
 
     @property
@@ -71,21 +78,23 @@ class Lease:
     def release(self, outcome: Outcome | str = Outcome.OK) -> None:
         """End the lease; the second call does nothing."""
         tell, self._on_release = self._on_release, None
-        self._on_evict.clear()
+        self._on_evict = ()
         if tell is not None:
-            tell(self, Outcome.EVICTED if self.error is not None else Outcome(outcome))
+            if self.error is not None:
+                outcome = Outcome.EVICTED
+            tell(self, outcome if type(outcome) is Outcome else Outcome(outcome))
 
     def on_evict(self, callback: Callable[[EngineryError], None]) -> None:
         """Call ``callback`` when the engine is taken away before the release; at once if it was."""
         if self.error is not None:
             callback(self.error)
-        elif not self.released:
-            self._on_evict.append(callback)
+        elif self._on_release is not None:
+            self._on_evict = (*self._on_evict, callback)
 
     def evict(self, error: EngineryError) -> None:
         """Called by the manager: the engine is going, or gone."""
         self.error = error
-        callbacks, self._on_evict = self._on_evict, []
+        callbacks, self._on_evict = self._on_evict, ()
         for callback in callbacks:
             callback(error)
 

@@ -240,7 +240,7 @@ class EngineManager:
 
     def try_lease(self, route: Route) -> Lease | None:
         """A lease in this very call, where a fitting engine is ready and has room; else None."""
-        return self._dispatcher.try_lease(route.variants, priority=route.entry.limits.priority)
+        return self._dispatcher.try_lease(route.variants)
 
     async def lease(self, route: Route) -> Lease:
         """As `acquire`, for a request that was routed; the lease is released by the caller.

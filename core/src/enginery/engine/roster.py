@@ -284,13 +284,17 @@ class Roster:
 
     def lease(self, request: QueuedRequest, one: Instance, now: float) -> Grant:
         """A new lease on it for ``request``; the caller passes the grant on."""
-        self._last_lease += 1
-        lease = self._last_lease
-        one.leases.add(lease)
-        self.leases[lease] = one
+        lease = self.take(one)
         swap = max(0.0, one.ready_at - max(request.arrived, one.swap_began))
         waited = max(0.0, now - request.arrived - swap)
         return Grant(request, lease, one.variant.id, one.generation, waited, swap)
+
+    def take(self, one: Instance) -> int:
+        """A new lease on it."""
+        self._last_lease = lease = self._last_lease + 1
+        one.leases.add(lease)
+        self.leases[lease] = one
+        return lease
 
     def take_out(self) -> list[Action]:
         """The actions so far, for the caller to carry out."""

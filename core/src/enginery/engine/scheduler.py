@@ -25,7 +25,7 @@ nobody then waits longer than max_wait + (k + 2) × (min_residency + drain_timeo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from enginery.engine import reach, reconfiguration, refusals, suspicion
@@ -41,7 +41,6 @@ from enginery.engine.seam import (
     Event,
     Exited,
     Failed,
-    Grant,
     InstanceView,
     MemoryMeasured,
     Outcome,
@@ -56,6 +55,7 @@ from enginery.engine.seam import (
     Slept,
     StopFailed,
     Stopped,
+    Taken,
     Tick,
     Unhealthy,
     UnloadAsked,
@@ -126,14 +126,16 @@ class EngineScheduler:
         self._ask_to_be_woken(now)
         return self._roster.take_out()
 
-    def try_acquire(self, request: QueuedRequest, now: float) -> Grant | None:
+    def try_acquire(self, candidates: Sequence[Variant], now: float) -> Taken | None:  # noqa: ARG002  # the seam's
         """See `Scheduler.try_acquire`."""
         if self._closing is not None:
             return None
-        for variant in request.candidates:
-            one = self._roster.instances.get(variant.id)
+        instances = self._roster.instances
+        for variant in candidates:
+            id_ = variant.id
+            one = instances.get(id_)
             if one is not None and one.state is State.READY and not one.suspect:
-                return self._roster.lease(request, one, now)
+                return self._roster.take(one), id_, one.generation
         return None
 
     def try_release(self, lease_id: int, outcome: Outcome, now: float) -> bool:

@@ -7,7 +7,7 @@ the starts of one instance, so that news of an earlier process is known to be ol
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -371,6 +371,10 @@ class Grant:
     swap_s: float = 0.0
 
 
+Taken = tuple[int, str, int]
+"""A lease that was had at once: its id, the instance and that one's generation."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reject:
     """The request is answered with an error."""
@@ -459,8 +463,11 @@ class Scheduler(Protocol):
         """Everything that follows from ``event``. Never raises, never does I/O."""
         ...
 
-    def try_acquire(self, request: QueuedRequest, now: float) -> Grant | None:
-        """A lease at once if a fitting instance is ready and not draining; the fast path."""
+    def try_acquire(self, candidates: Sequence[Variant], now: float) -> Taken | None:
+        """A lease at once if a fitting instance is ready and not draining; the fast path.
+
+        Nobody has waited for it, so it is less than a `Grant`, and costs less.
+        """
         ...
 
     def try_release(self, lease_id: int, outcome: Outcome, now: float) -> bool:

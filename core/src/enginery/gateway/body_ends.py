@@ -23,14 +23,13 @@ _COMMENTS = re.compile(rb"(?:(?::[^\r\n]*)?[\r\n])+\Z")
 class BodyEnds:
     """Both ends of one body. ``in_chunks``: what is added are whole chunks, not payload."""
 
-    __slots__ = ("_dropped", "_first", "_pieces", "_size", "in_chunks")
+    in_chunks = False
+    _first = b""
+    _size = 0
+    _dropped = 0
 
     def __init__(self) -> None:
-        self.in_chunks = False
-        self._first = b""
         self._pieces: deque[bytes] = deque()
-        self._size = 0
-        self._dropped = 0
 
     @property
     def size(self) -> int:

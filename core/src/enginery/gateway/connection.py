@@ -183,7 +183,7 @@ class ClientConnection(RequestHandler):
             self.transport.write(raw_error(error, sent, engine_saw_request=False))
         self.force_close()
 
-    def _over(self, *, keep_alive: bool) -> None:
+    def _over(self, keep_alive: bool) -> None:
         """The short way has come to its end: the reply is written."""
         self._busy = False
         # aiohttp knows nothing of this request: its clock for idle connections begins anew

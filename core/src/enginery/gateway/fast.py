@@ -10,16 +10,16 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
-from typing import Protocol
 
 from enginery.api.body import decode_body
 from enginery.api.endings import Api, api_of
+from enginery.engine.seam import Outcome
 from enginery.errors import EngineryError
 from enginery.gateway.answers import raw_error
-from enginery.gateway.inference import Finished, Inference, Wanted
+from enginery.gateway.inference import Finished, Inference
 from enginery.gateway.limits import BodyBudget
 from enginery.gateway.relay import Relay
-from enginery.gateway.request_head import request_id_of
+from enginery.gateway.request_head import new_request_id, request_id_of
 from enginery.gateway.sent import Client, Reply, Sent
 from enginery.gateway.upstreams import UpstreamPool
 from enginery.gateway.watch import Watch
@@ -47,12 +47,8 @@ _PASSED = frozenset({b"accept", b"traceparent"})
 _CLOSING = frozenset({b"close"})
 
 
-class Ended(Protocol):
-    """Called when the reply is written."""
-
-    def __call__(self, *, keep_alive: bool) -> None:
-        """``keep_alive``: the connection may be used again."""
-        ...
+Ended = Callable[[bool], None]
+"""Called when the reply is written: whether the connection may be used again."""
 
 
 @dataclass(slots=True)
@@ -94,6 +90,7 @@ class FastPath:
         self._watch = watch
         self._budget = budget
         self._admits = admits
+        self._try_lease = inference.manager.try_lease
         self._heads: dict[bytes, _Head] = {}
         self.body_limit = LONGEST
         """Bytes of a body; the long way tells whoever sends more."""
@@ -156,84 +153,71 @@ class FastPath:
         return head
 
     def _send(self, client: Client, head: _Head, body: bytes, over: Ended) -> bool:
-        path, began = head.path, monotonic()
+        path, began, inference = head.path, monotonic(), self._inference
         try:
-            wanted = self._inference.want(path, decode_body(body))
+            wanted = inference.want(path, decode_body(body))
         except EngineryError:
             return False
-        lease = self._inference.manager.try_lease(wanted.route)
+        lease = self._try_lease(wanted.route)
         if lease is None:
             return False
         upstream = None
         try:
-            outgoing = self._inference.outgoing(wanted, lease)
+            outgoing = inference.outgoing(wanted, lease)
             if outgoing.relayed:
-                upstream = self._pool.take(lease.endpoint, monotonic())
+                upstream = self._pool.take(lease.endpoint, began)
         except EngineryError:
             return False
         finally:
             if upstream is None:  # whatever was raised
-                lease.release("rejected")
+                lease.release(Outcome.REJECTED)
         if upstream is None:
             return False
         given = head.request_id
-        request_id = request_id_of(None if given is None else given.decode("latin-1")).encode()
-        limits = wanted.entry.limits
-        sent = Sent(
-            head.api,
-            "",
-            extra=b"x-request-id: %b\r\n" % request_id,
-            cancel=limits.on_disconnect == "cancel",
-            deadlines=self._watch.deadlines(limits),
-        )
-        first = self._inference.head(
-            lease.endpoint, path, len(outgoing.payload), head.passed, request_id
-        )
+        if given is None:
+            request_id = new_request_id()
+        else:
+            request_id = request_id_of(given.decode("latin-1")).encode()
+        limits, payload = wanted.entry.limits, outgoing.payload
+        extra = b"x-request-id: %b\r\n" % request_id
+        cancel = limits.on_disconnect == "cancel"
+        deadlines = self._watch.deadlines(limits)
+        sent = Sent(head.api, "", extra, True, True, False, cancel, deadlines)  # by place: 0.2 µs
+        first = inference.head(lease.endpoint, path, len(payload), head.passed, request_id)
+        budget, size = self._budget, len(body)
 
         def on_done(result: Reply | EngineryError | None) -> None:
-            self._budget.used -= len(body)
-            self._finished(path, wanted, relay, result, overhead)
-            if isinstance(result, EngineryError) and client.transport is not None:
-                client.transport.write(raw_error(result, sent))
-            over(
-                keep_alive=isinstance(result, EngineryError)
-                or (result is not None and result.keep_alive)
+            budget.used -= size
+            reply = error = None
+            if type(result) is Reply:
+                reply = result
+            elif isinstance(result, EngineryError):
+                error = result
+            inference.on_finished(
+                Finished(
+                    path,
+                    wanted.route.entry.name,
+                    lease.variant,
+                    lease.queue_s,
+                    lease.swap_s,
+                    reply,
+                    error,
+                    lease.request_id,
+                    wanted.request.stream,
+                    overhead,
+                )
             )
+            if error is not None and client.transport is not None:
+                client.transport.write(raw_error(error, sent))
+            over(error is not None or (reply is not None and reply.keep_alive))
 
-        self._budget.used += len(body)
+        budget.used += size
         lease.reported = True
-        overhead = monotonic() - began
-        on_first = self._inference.on_first_token
-        relay = Relay(client, lease, upstream, sent, on_done, self._watch.relays, on_first)
-        upstream.send(relay, first, outgoing.payload)
+        relays, on_first = self._watch.relays, inference.on_first_token
+        relay = Relay(client, lease, upstream, sent, on_done, relays, on_first)
+        overhead = relay.began - began
+        upstream.send(relay, first, payload)
         return True
-
-    def _finished(
-        self,
-        path: str,
-        wanted: Wanted,
-        relay: Relay,
-        result: Reply | EngineryError | None,
-        overhead: float,
-    ) -> None:
-        lease = relay.lease
-        reply = result if isinstance(result, Reply) else None
-        error = result if isinstance(result, EngineryError) else None
-        name = wanted.entry.name
-        self._inference.on_finished(
-            Finished(
-                path,
-                name,
-                lease.variant,
-                lease.queue_s,
-                lease.swap_s,
-                reply,
-                error,
-                lease.request_id,
-                wanted.request.stream,
-                overhead,
-            )
-        )
 
 
 def _read_fields(head: bytes, start: int) -> dict[bytes, bytes] | None:

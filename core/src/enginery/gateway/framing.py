@@ -57,7 +57,9 @@ _NOT_RELAYED = (b"access-control-", b"set-cookie", b"x-request-id", b"strict-tra
 _LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: (\d{1,15})(?=\r\n|\Z)")
 _HEADS: dict[bytes, ResponseHead] = {}
 _REMEMBERED = 256
+_SHORT_HEAD = 4096
 
+_EVENT_STREAM = b"text/event-stream"
 _KEEPING = frozenset({b"keep-alive", b"close"})
 
 
@@ -90,6 +92,9 @@ class ResponseHead:
     relayed: bytes = b""
     """The fields as lines, without those that are no client's business; filled in by `parse_head`."""
 
+    streams: bool = False
+    """It begins an event stream, not an error; filled in by `parse_head`."""
+
     def get(self, name: bytes) -> bytes:
         """The first value of the field ``name``, in lower case; empty where there is none."""
         for field, value in self.fields:
@@ -100,22 +105,36 @@ class ResponseHead:
 
 def parse_head(head: bytes, *, bodiless: bool = False) -> ResponseHead:
     """As `read_head`; heads that differ in nothing but the length of their bodies are read once."""
+    if bodiless:
+        return read_head(head, bodiless=True)
+    known = _HEADS.get(head)
+    if known is not None:
+        return known
     length = _LENGTH.search(head)
-    if length is None or bodiless or head.lower().count(b"content-length") > 1:
-        return read_head(head, bodiless=bodiless)
+    if length is None or head.lower().count(b"content-length") > 1:
+        return _remember(head, read_head(head))
     key = head[: length.start(1)] + b"0" + head[length.end(1) :]
-    known = _HEADS.get(key)
-    if known is None:
-        known = read_head(key)
-        if len(_HEADS) >= _REMEMBERED:
-            _HEADS.clear()
-        _HEADS[key] = known
+    known = _HEADS.get(key) or _remember(key, read_head(key))
     framing = known.framing
     if framing.length is not None and known.status >= 200 and known.status not in {204, 304}:
         framing = Framing(length=int(length[1]))
     return ResponseHead(
-        known.status, known.reason, known.fields, framing, known.keep_alive, known.relayed
+        known.status,
+        known.reason,
+        known.fields,
+        framing,
+        known.keep_alive,
+        known.relayed,
+        known.streams,
     )
+
+
+def _remember(key: bytes, head: ResponseHead) -> ResponseHead:
+    if len(_HEADS) >= _REMEMBERED:
+        _HEADS.clear()
+    if len(key) <= _SHORT_HEAD:
+        _HEADS[key] = head
+    return head
 
 
 def read_head(head: bytes, *, bodiless: bool = False) -> ResponseHead:
@@ -173,6 +192,7 @@ def read_head(head: bytes, *, bodiless: bool = False) -> ResponseHead:
         b"".join(
             [b"%b: %b\r\n" % field for field in fields if not field[0].startswith(_NOT_RELAYED)]
         ),
+        code < 400 and dict(reversed(fields)).get(b"content-type", b"").startswith(_EVENT_STREAM),
     )
 
 
@@ -190,14 +210,11 @@ class ChunkWalk:
         surplus: bytes that came behind the end.
     """
 
-    __slots__ = ("_held", "_need", "ended", "inside", "surplus")
-
-    def __init__(self) -> None:
-        self.ended = False
-        self.inside = False
-        self.surplus = False
-        self._held = b""
-        self._need = 0  # bytes that the chunk which we are inside of lacks, its CRLF included
+    ended = False
+    inside = False
+    surplus = False
+    _held = b""
+    _need = 0  # bytes that the chunk which we are inside of lacks, its CRLF included
 
     @property
     def waits(self) -> bool:

@@ -71,6 +71,15 @@ class Relay:
         now: seconds, the clock of `look`. Not the loop's: asking for the running loop costs a system call.
     """
 
+    # what most requests leave as it is
+    _body: Body | None = None
+    _explaining: asyncio.Task[None] | None = None
+    _first_byte_at: float | None = None
+    _head: ResponseHead | None = None
+    _paused = False
+    _reads = 0
+    _size = 0
+
     def __init__(
         self,
         client: Client,
@@ -94,43 +103,40 @@ class Relay:
         self._upstream = upstream
         self._on_done: Callable[[Reply | EngineryError | None], None] | None = on_done
         self._on_first = on_first
-        self._head: ResponseHead | None = None
         self._walk = ChunkWalk()
-        self._body: Body | None = None
         self._pieces: list[bytes] = []
-        self._size = 0
         self._ends = BodyEnds()
         self._answering = sent.committed
         """The client has a head, so that only the body can tell an error."""
-        self._explaining: asyncio.Task[None] | None = None
-        self._paused = False
-        self._began = self._now()
-        self._first_byte_at: float | None = None
-        self._reads = 0
-        self._looked = (-1, self._began)
-        self._unread = (0, self._began)
+        self.began = began = now()
+        self._looked = (-1, began)
+        self._unread = (0, began)
         client.relay = self
         relays.add(self)
         lease.on_evict(self._evicted)
 
     # -- the upstream's calls ------------------------------------------------------------------------
 
-    def on_head(self, head: ResponseHead) -> None:
+    def on_head(self, head: ResponseHead, rest: bytes) -> None:
         """See `Exchange`."""
         self._head = head
         self._reads += 1
-        streams = head.status < 400 and head.get(b"content-type").startswith(_EVENT_STREAM)
-        if streams and head.framing.chunked and self.sent.chunked:
-            self._send_head()
-            self._ends.in_chunks = True
-            self.on_body = self._opening
+        if not head.streams:
+            if rest and len(rest) == head.framing.length:  # all of it, as with most short replies
+                self._end_collected(head, rest, surplus=False)
+                return
+            body = self._body = body_reader(head.framing)
+            if rest or body.ended:
+                self._collected(rest)
             return
-        self._body = body_reader(head.framing)
-        if streams:
-            self._send_head()
-            self.on_body = self._opening
-        elif self._body.ended:
-            self._collected(b"")
+        self._send_head()
+        if head.framing.chunked and self.sent.chunked:
+            self._ends.in_chunks = True
+        else:
+            self._body = body_reader(head.framing)
+        self.on_body = self._opening
+        if rest:
+            self._opening(rest)
 
     def on_lost(self, error: Exception | None) -> None:
         """See `Exchange`."""
@@ -155,7 +161,7 @@ class Relay:
         if _FIRST_WORDS.get(self.sent.api, b"data:") in data:
             self.on_body = passes
             self._first_byte_at = now = self._now()
-            self._on_first(self.lease, now - self._began)
+            self._on_first(self.lease, now - self.began)
         passes(data)
 
     def _walked(self, data: bytes) -> None:
@@ -191,7 +197,7 @@ class Relay:
             self._pieces.append(piece)
             self._size += len(piece)
         if body.ended:
-            self._end_collected(head, b"".join(self._pieces))
+            self._end_collected(head, b"".join(self._pieces), surplus=body.surplus)
         elif self._size > COLLECT_LIMIT:
             if self._answering:
                 raise BadEngineReply(f"{self.lease.variant.id} answered with what is no stream")
@@ -205,7 +211,7 @@ class Relay:
     # -- ends ----------------------------------------------------------------------------------------
 
     def _end_stream(self, last: bytes) -> None:
-        streams = self._is_event_stream()
+        streams = self._head is not None and self._head.streams
         tail = self._ends.last(SHORT_TAIL)
         broken = streams and stream_ending(self.sent.api, tail) == "truncated"
         if broken:
@@ -226,8 +232,7 @@ class Relay:
         usage = usage_of(tail, self._ends.first())
         self._finish(Outcome.OK, usage, reusable=reusable, rest=REST if streams else 0.0)
 
-    def _end_collected(self, head: ResponseHead, body: bytes) -> None:
-        assert self._body is not None
+    def _end_collected(self, head: ResponseHead, body: bytes, *, surplus: bool) -> None:
         refused = head.status >= 400
         unmarked = head.framing.length is None and not head.framing.chunked
         if unmarked and not refused and not body_is_complete(body):
@@ -236,7 +241,7 @@ class Relay:
                 Outcome.ENGINE_ERROR,
             )
             return
-        reusable = not self._body.surplus
+        reusable = not surplus
         if refused:
             error = from_engine(head, body, self.lease.hooks, self.lease.variant.id)
             outcome = Outcome.OK if head.status < 500 else Outcome.ENGINE_ERROR
@@ -249,7 +254,8 @@ class Relay:
             self._fail(whole, Outcome.OK, reusable=reusable)
             return
         self._send_whole(head, body)
-        self._finish(Outcome.OK, usage_of(body[-TAIL_BYTES:], body[:TAIL_BYTES]), reusable=reusable)
+        usage = usage_of(body[-TAIL_BYTES:], body[:TAIL_BYTES])
+        self._finish(Outcome.OK, usage, reusable=reusable)
 
     def _close(self, outcome: Outcome, *, reusable: bool = False, rest: float = 0.0) -> None:
         """The connection first, then the lease; the client is told by the caller."""
@@ -283,8 +289,8 @@ class Relay:
                 200 if self._head is None or self.sent.committed else self._head.status,
                 outcome,
                 self.sent.keep_alive and self.sent.chunked and not self._transport.is_closing(),
-                None if first is None else first - self._began,
-                now - self._began,
+                None if first is None else first - self.began,
+                now - self.began,
                 self._reads,
                 usage,
                 error,
@@ -355,8 +361,8 @@ class Relay:
         """How far it has come, for whoever watches it."""
         first = self._first_byte_at
         return Progress(
-            now - self._began,
-            None if first is None else first - self._began,
+            now - self.began,
+            None if first is None else first - self.began,
             self._ends.size,
             self._ends.event_size(),
         )
@@ -389,9 +395,6 @@ class Relay:
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _is_event_stream(self) -> bool:
-        return self._head is not None and self._head.get(b"content-type").startswith(_EVENT_STREAM)
-
     # -- what the client gets --------------------------------------------------------------------------
 
     def _send_head(self) -> None:
@@ -409,7 +412,7 @@ class Relay:
 
     def _send_error(self, error: EngineryError) -> None:
         """Behind what was passed on already."""
-        streams = self._head is None or self.sent.committed or self._is_event_stream()
+        streams = self._head is None or self.sent.committed or self._head.streams
         if self._walk.inside or not streams:
             self._transport.abort()  # nothing that is put behind half a chunk would be read as meant
         else:

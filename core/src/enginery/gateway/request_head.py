@@ -12,7 +12,7 @@ import secrets
 
 from aiohttp import web
 
-__all__ = ["CORS", "PASSED", "REQUEST_ID", "request_id_of"]
+__all__ = ["CORS", "PASSED", "REQUEST_ID", "new_request_id", "request_id_of"]
 
 PASSED = (b"accept", b"traceparent")
 """Besides Content-Type and x-request-id, which we write ourselves."""
@@ -25,6 +25,7 @@ CORS = web.RequestKey("cors", bytes)
 
 _ID = re.compile(r"[!-~]{1,128}\Z")
 _RUN = secrets.token_hex(6)
+_PREFIX = f"req-{_RUN}-".encode()
 _COUNT = itertools.count(1)
 
 
@@ -32,4 +33,9 @@ def request_id_of(given: str | None) -> str:
     """The client's own id where it is one, else a new one: unique, and in order within this process."""
     if given and _ID.match(given):
         return given
-    return f"req-{_RUN}-{next(_COUNT):x}"
+    return new_request_id().decode()
+
+
+def new_request_id() -> bytes:
+    """Unique, and in order within this process."""
+    return b"%b%x" % (_PREFIX, next(_COUNT))

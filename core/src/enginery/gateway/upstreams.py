@@ -41,8 +41,8 @@ CONNECT_TIMEOUT = 5.0
 class Exchange(Protocol):
     """One request's response, as the connection tells it. Nothing is called after `Upstream.detach`."""
 
-    def on_head(self, head: ResponseHead) -> None:
-        """The head has come. An error of ours raised here is told to `on_lost`."""
+    def on_head(self, head: ResponseHead, rest: bytes) -> None:
+        """The head has come, and the body's first bytes. An error of ours raised here is told to `on_lost`."""
         ...
 
     def on_body(self, data: bytes) -> None:
@@ -60,6 +60,7 @@ class Upstream(asyncio.Protocol):
     __slots__ = (
         "_buffer",
         "_exchange",
+        "_poll",
         "_pool",
         "_reading",
         "_receive",
@@ -78,6 +79,22 @@ class Upstream(asyncio.Protocol):
         """The same, once its head has come."""
         self._buffer = b""
         self._receive: Callable[[bytes], None] = self._unasked
+        self._poll: select.poll | None = None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine has not closed it, nor said anything unasked; only while it is idle. Nothing is read."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return False
+        try:
+            poll = self._poll
+            if poll is None:
+                poll = self._poll = select.poll()
+                poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+            return not poll.poll(0)
+        except (OSError, ValueError):
+            return False
 
     def send(self, exchange: Exchange, head: bytes, body: bytes) -> None:
         """Write one request; what comes back goes to ``exchange``."""
@@ -173,11 +190,8 @@ class Upstream(asyncio.Protocol):
             # 100 Continue and the like: the real head follows
         self.keep_alive = head.keep_alive
         self._reading = exchange
-        self._buffer = data  # where the reply has no body, `detach` sees that more came
-        exchange.on_head(head)
         self._buffer = b""
-        if data and self._exchange is exchange:
-            exchange.on_body(data)
+        exchange.on_head(head, data)
 
     def _break(self, error: BadEngineReply) -> None:
         self.keep_alive = False
@@ -204,7 +218,7 @@ class _EnginePool:
             self._idle.append(self._resting.popleft())
         while self._idle:
             upstream = self._idle.pop()
-            if now - upstream.free_at < IDLE_LIMIT and _is_alive(upstream):
+            if now - upstream.free_at < IDLE_LIMIT and upstream.is_alive:
                 return upstream
             if upstream.transport is not None:
                 upstream.transport.abort()
@@ -315,16 +329,3 @@ class UpstreamPool:
         if self._tls is None:
             self._tls = await in_daemon_thread(ssl.create_default_context, "read certificates")
         return self._tls
-
-
-def _is_alive(upstream: Upstream) -> bool:
-    """Whether the engine has not closed it; nothing is read."""
-    transport = upstream.transport
-    if transport is None or transport.is_closing():
-        return False
-    poll = select.poll()
-    try:
-        poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return not poll.poll(0)  # readable while idle: closed, or bytes that nobody asked for
-    except (OSError, ValueError):
-        return False
