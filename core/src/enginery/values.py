@@ -233,9 +233,12 @@ class Variant:
         return f"{self.model}/{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EngineRequest:
-    """One inference request: the route, the decoded JSON object and whether it streams."""
+    """One inference request: the route, the decoded JSON object and whether it streams.
+
+    Hooks must not change it. It is not frozen, because that costs a microsecond and there is one for each request.
+    """
 
     path: str
     body: JSONObject

@@ -85,6 +85,8 @@ class DecodedBody:
             InvalidRequest: missing, not a string, or empty; ``param`` is ``"model"``.
         """
         model = self.object.get("model")
+        if type(model) is str and model:
+            return model
         if model is None:
             raise InvalidRequest("the field 'model' is missing", param="model")
         if not isinstance(model, str):

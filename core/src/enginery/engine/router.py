@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from enginery.engine.catalog import ModelEntry
 from enginery.engine.routing import candidates, reply_budget, undecided
@@ -21,8 +22,7 @@ __all__ = ["Route", "Router"]
 log = logging.getLogger("enginery.manager")
 
 
-@dataclass(slots=True)  # one for each request: freezing costs 0.2 µs a field
-class Route:
+class Route(msgspec.Struct):  # one for each request: a dataclass takes twice as long
     """One request's model and those of its variants that may serve it, the best first.
 
     Args:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from time import monotonic
 from typing import Any
 
@@ -56,7 +55,7 @@ class Reading(Relay):
     ) -> None:
         assert connection.transport is not None
         self._pipe = _Pipe(connection.transport)
-        raw = replace(sent, chunked=False, committed=False)
+        raw = msgspec.structs.replace(sent, chunked=False, committed=False)
         super().__init__(self._pipe, lease, upstream, raw, self._ended, relays, on_first, now)
         self._told = on_done
         self._head_came: asyncio.Future[ResponseHead] = asyncio.get_running_loop().create_future()

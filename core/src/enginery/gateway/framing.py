@@ -12,7 +12,8 @@ whole, and hands on the bytes as they came.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from enginery.errors import BadEngineReply
 
@@ -63,16 +64,14 @@ _EVENT_STREAM = b"text/event-stream"
 _KEEPING = frozenset({b"keep-alive", b"close"})
 
 
-@dataclass(slots=True)  # not frozen: that costs 0.2 µs a field
-class Framing:
+class Framing(msgspec.Struct):  # made for each reply: a dataclass takes twice as long
     """How long a body is: in chunks, ``length`` bytes, or until the connection closes."""
 
     chunked: bool = False
     length: int | None = None
 
 
-@dataclass(slots=True)  # not frozen: that costs 0.2 µs a field
-class ResponseHead:
+class ResponseHead(msgspec.Struct):
     """A parsed head.
 
     Args:

@@ -77,6 +77,10 @@ class EngineHooks:
         self.plugin = plugin
         self.implemented = check_plugin(plugin, command_required=command_required)
         """The hooks that the plugin answers itself; the others are never asked through pluggy."""
+        self.transforms_requests = self.implements("transform_request")
+        self.transforms_responses = self.implements("transform_response")
+        self.may_prefer_streams = self.implements("prefers_stream")
+        """These three are looked at for each request."""
         self._in_threads: set[tuple[str, str]] = set()
         self._defaults = EngineDefaults()
         self._chains: dict[str, Sequence[tuple[Callable[..., Any], Sequence[str]]]] = {}
