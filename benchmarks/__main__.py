@@ -16,6 +16,7 @@ from benchmarks import (
     streaming,
     streams,
     swap,
+    vllm_clients,
 )
 
 BENCHMARKS = {
@@ -28,6 +29,7 @@ BENCHMARKS = {
     "enginecore": enginecore.main,
     "streaming": streaming.main,
     "python_engines": python_engines.main,
+    "vllm_clients": vllm_clients.main,
 }
 
 
