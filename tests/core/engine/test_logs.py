@@ -181,7 +181,7 @@ async def test_normal_output_is_never_left_out(fake_clock) -> None:
     for second in range(20):  # a load that prints 1,500 lines at once, then 400 each second
         count = 1500 if second == 0 else 400
         for number in range(count):
-            reader.data_received(b"%d %d\n" % (second, number))
+            reader.feed(b"%d %d\n" % (second, number))
         assert log.tail(count) == [f"{second} {number}" for number in range(count)][-KEPT_LINES:]
         await fake_clock.advance(1.0)
 
@@ -191,7 +191,7 @@ async def test_a_flood_is_counted_and_once_a_second_told_with_its_end(fake_clock
     log = EngineLog("fake", seen.append, clock=fake_clock)
     reader = LogReader(log, logging.INFO)
     for _ in range(50):
-        reader.data_received(CHUNK)
+        reader.feed(CHUNK)
     assert len(seen) == 2 * 819  # the burst has room for two chunks
     await fake_clock.advance(TOLD_EVERY)
     shown = LAST_BYTES // len(LINE)
@@ -199,7 +199,7 @@ async def test_a_flood_is_counted_and_once_a_second_told_with_its_end(fake_clock
         seen[2 * 819] == f"… [{48 * 819 - shown} lines, {48 * 65520 - shown * 80} bytes not shown]"
     )
     assert seen[2 * 819 + 1 :] == ["x" * 79] * shown
-    reader.data_received(b"calm\n")
+    reader.feed(b"calm\n")
     assert seen[-1] == "calm"
     assert log.bytes_seen == 50 * len(CHUNK) + 5
 
@@ -208,14 +208,14 @@ async def test_in_a_flood_the_last_lines_are_there_whenever_they_are_asked_for(f
     log = EngineLog("fake", clock=fake_clock)
     out, err = LogReader(log, logging.INFO), LogReader(log, logging.WARNING)
     for _ in range(50):
-        out.data_received(CHUNK)
-    err.data_received(CHUNK)
-    out.data_received(b"Traceback:\nlast words\n")
+        out.feed(CHUNK)
+    err.feed(CHUNK)
+    out.feed(b"Traceback:\nlast words\n")
     assert "last words" in log.tail(60)  # the other pipe's end may come after
-    out.data_received(CHUNK + b"Traceback:\nlast words\n")
+    out.feed(CHUNK + b"Traceback:\nlast words\n")
     assert log.tail(2) == log.tail(2) == ["Traceback:", "last words"]
-    out.data_received(CHUNK + b"cut sho")
-    out.connection_lost(None)
+    out.feed(CHUNK + b"cut sho")
+    out.close()
     assert log.tail(1) == ["cut sho"]
 
 
@@ -227,11 +227,11 @@ def test_what_is_not_shown_is_counted(fake_clock, chunks, ask) -> None:
         log = EngineLog("fake", seen.append, clock=fake_clock)
         reader = LogReader(log, logging.INFO)
         for lines, pause in chunks:
-            reader.data_received(b"12345\n" * lines)
+            reader.feed(b"12345\n" * lines)
             if ask:
                 log.tail()
             await fake_clock.advance(pause)
-        reader.connection_lost(None)
+        reader.close()
         notes = [NOTE.fullmatch(line) for line in seen]
         left_out = [tuple(map(int, note.groups())) for note in notes if note]
         total = sum(lines for lines, _ in chunks)
@@ -250,10 +250,10 @@ def test_no_flood_raises_and_its_end_is_the_end(fake_clock, chunks) -> None:
         log.budget.take(BURST, fake_clock.now())
         reader = LogReader(log, logging.INFO)
         for chunk in chunks:
-            reader.data_received(chunk)
+            reader.feed(chunk)
             await fake_clock.advance(0.3)
-        reader.data_received(b"\nthe end")
-        reader.connection_lost(None)
+        reader.feed(b"\nthe end")
+        reader.close()
         assert log.tail(1) == ["the end"]
 
     asyncio.run(run())
@@ -262,10 +262,10 @@ def test_no_flood_raises_and_its_end_is_the_end(fake_clock, chunks) -> None:
 async def test_one_endless_line_is_a_flood_too(fake_clock) -> None:
     log = EngineLog("fake", clock=fake_clock)
     reader = LogReader(log, logging.INFO)
-    reader.data_received(b"begins ")
+    reader.feed(b"begins ")
     for _ in range(800):
-        reader.data_received(b"x" * 65_536)
-    reader.data_received(b" ends\n")
+        reader.feed(b"x" * 65_536)
+    reader.feed(b" ends\n")
     first, note, last = log.tail()
     affordable = int(BURST) * BYTES_PER_LINE // 65_536
     assert first.startswith("begins xxx")

@@ -121,12 +121,12 @@ async def test_the_first_exit_status_counts_and_none_is_no_reason_to_wait() -> N
     control = Control(asyncio.get_running_loop())
     for words in (("started", "7", "6"), ("exited", "256"), ("exited", "9"), ("gone",)):
         payload = "\0".join(words).encode()
-        control.data_received(len(payload).to_bytes(4, "big") + payload)
+        control.hear(len(payload).to_bytes(4, "big") + payload)
     assert control.started.result() == (7, 6)
     assert control.status == ExitStatus(code=1)
     assert control.gone.done()
     silent = Control(asyncio.get_running_loop())
-    silent.data_received(b"\0\0\0\x04gone")
+    silent.hear(b"\0\0\0\x04gone")
     assert silent.ended.done()
     with pytest.raises(EngineStartFailed, match="guardian"):
         silent.started.result()

@@ -15,9 +15,11 @@ from __future__ import annotations
 import asyncio
 import codecs
 import logging
+import os
 import re
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from io import FileIO
 from itertools import islice
 
 from enginery.engine.clock import Clock, LoopClock, Timer
@@ -36,6 +38,9 @@ BURST = 2_000.0
 
 BYTES_PER_LINE = 256
 """A longer line counts for more: decoding 64 KiB that are not UTF-8 takes as long as 200 lines."""
+
+CHUNK = 64 * 1024
+"""Bytes read at once: all that a pipe holds."""
 
 TOLD_EVERY = 1.0
 """Seconds between two notes of what was left out."""
@@ -222,11 +227,11 @@ class EngineLog:
             follower.close()
 
 
-class LogReader(asyncio.Protocol):
+class LogReader:
     """Reads one pipe of an engine for as long as anybody holds its other end.
 
-    Used with ``loop.connect_read_pipe``: by chunk, never by line, so no line is too long, and always,
-    so no engine ever waits for a reader.
+    By chunk, never by line, so no line is too long, and always, so no engine ever waits for a reader. The pipe is
+    watched, not handed to a transport, for the reason that `enginery.engine.control` gives for its socket.
     """
 
     def __init__(self, log: EngineLog, level: int) -> None:
@@ -236,10 +241,28 @@ class LogReader(asyncio.Protocol):
         self._passed_bytes = self._passed_lines = 0  # counted only, since the last note
         self._last = b""  # of these, the end
         self._timer: Timer | None = None
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._pipe: FileIO | None = None
+        self.closed: asyncio.Future[None] = self._loop.create_future()
 
-    def data_received(self, data: bytes) -> None:
-        """Called by the loop with what the engine printed."""
+    def read(self, pipe: FileIO) -> None:
+        """Read ``pipe`` from now on; it is closed at its end, or by `close`."""
+        os.set_blocking(pipe.fileno(), False)
+        self._pipe = pipe
+        self._loop.add_reader(pipe.fileno(), self._readable, pipe)
+
+    def _readable(self, pipe: FileIO) -> None:
+        try:
+            data = pipe.read(CHUNK)
+        except OSError:
+            data = b""
+        if data:
+            self.feed(data)
+        elif data is not None:  # None: there was nothing to read after all
+            self.close()
+
+    def feed(self, data: bytes) -> None:
+        """Take in what the engine printed."""
         self._log.bytes_seen += len(data)
         lines = _line_ends(data)
         cost = max(lines, len(data) // BYTES_PER_LINE)
@@ -274,12 +297,16 @@ class LogReader(asyncio.Protocol):
             self._log.add(f"… [{lines} lines, {left_out} bytes not shown]", self._level)
         self._show(self._splitter.feed(last))
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
-        """Called once, when the last holder of the pipe is gone or we close it."""
+    def close(self) -> None:
+        """No more comes: the last holder of the pipe is gone, or nobody wants to read it any longer."""
+        if self.closed.done():
+            return
+        self.closed.set_result(None)
+        if self._pipe is not None:
+            self._loop.remove_reader(self._pipe.fileno())
+            self._pipe.close()
         self.settle()
         self._show(self._splitter.feed(b"", final=True))
-        if not self.closed.done():
-            self.closed.set_result(None)
 
     def _show(self, lines: list[str]) -> None:
         for line in lines:

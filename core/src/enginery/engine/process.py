@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from io import FileIO
 from pathlib import Path
 from typing import Any, Literal
@@ -97,7 +96,7 @@ class EngineProcess:
         self._stopper: asyncio.Task[None] | None = None
         self._stop_asked = False
         self._start_over: asyncio.Future[None] | None = None
-        self._readers: list[tuple[LogReader, asyncio.ReadTransport]] = []
+        self._readers: list[LogReader] = []
 
     # -- what callers ask ----------------------------------------------------------------------
 
@@ -166,13 +165,12 @@ class EngineProcess:
 
     async def _start(self, loop: asyncio.AbstractEventLoop, control: Control) -> None:
         guardian, ours, pipes = self._spawn_guardian()
+        levels = (self._stdout_level, self._stderr_level)
+        self._readers = [LogReader(self.log, level) for level in levels]
         try:
-            await loop.create_connection(lambda: control, sock=ours)
-            for pipe, level in zip(pipes, (self._stdout_level, self._stderr_level), strict=True):
-                transport, reader = await loop.connect_read_pipe(
-                    partial(LogReader, self.log, level), pipe
-                )
-                self._readers.append((reader, transport))
+            control.watch(ours)
+            for reader, pipe in zip(self._readers, pipes, strict=True):
+                reader.read(pipe)
             control.send(
                 self.work_dir or "",
                 str(ORPHAN_GRACE),
@@ -188,15 +186,10 @@ class EngineProcess:
         except BaseException as error:
             if isinstance(error, TimeoutError):
                 guardian.kill()  # the inner one, if it came so far, kills the engine for it
-            # what asyncio owns by now its transports close: a number that is closed under them may be
-            # another connection's a moment later
-            if control.connected:
-                control.close()
-            else:
-                ours.close()
-            for pipe in pipes[len(self._readers) :]:
-                pipe.close()
+            control.close()
             await asyncio.shield(self._close(guardian, drain=DRAIN_OUTPUT))
+            for pipe in pipes:  # of which one may not have come so far
+                pipe.close()
             if isinstance(error, TimeoutError):
                 raise EngineStartFailed(f"{self.name}: guardian does not answer") from error
             if isinstance(error, EngineStartFailed) and self.log_tail():
@@ -300,9 +293,7 @@ class EngineProcess:
         assert self._control is not None
         control = self._control
         await control.ended
-        closed = [reader.closed for reader, _ in self._readers]
-        if closed:
-            await asyncio.wait(closed, timeout=DRAIN_OUTPUT)
+        await self._drain_output(DRAIN_OUTPUT)
         self.exit = control.status or ExitStatus()
         control.exited.set_result(self.exit)
         level = logging.INFO if self._stop_asked else logging.WARNING
@@ -310,13 +301,14 @@ class EngineProcess:
         await control.gone
         await self._close(guardian)
 
+    async def _drain_output(self, seconds: float) -> None:
+        await asyncio.wait([reader.closed for reader in self._readers], timeout=seconds)
+
     async def _close(self, guardian: subprocess.Popen[bytes], drain: float = 0.0) -> None:
-        if drain and self._readers:
-            await asyncio.wait([reader.closed for reader, _ in self._readers], timeout=drain)
-        for _, transport in self._readers:
-            transport.close()
-        if self._readers:
-            await asyncio.wait([reader.closed for reader, _ in self._readers])
+        if drain:
+            await self._drain_output(drain)
+        for reader in self._readers:
+            reader.close()
         self.log.close()
         pause = 0.001
         while guardian.poll() is None:  # it only waits for the inner one's exit: a few turns
