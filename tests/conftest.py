@@ -1,4 +1,4 @@
-"""What every test may use."""
+"""What every test may use, and the event loop that it runs on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,23 @@ from typing import Any
 
 import pytest
 
+try:
+    import uvloop
+except ImportError:  # where it does not install
+    LOOPS = {"asyncio": asyncio.new_event_loop}
+else:
+    LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
 Eventually = Callable[..., Awaitable[Any]]
+Loops = dict[str, Callable[[], asyncio.AbstractEventLoop]]
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Loops:
+    """asyncio's own, as for applications in Python; each that there is for what is marked ``both_loops``.
+
+    A gateway's directory says something else: its users get uvloop.
+    """
+    return LOOPS if item.get_closest_marker("both_loops") else {"asyncio": LOOPS["asyncio"]}
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import tracemalloc
+from io import FileIO
 from textwrap import dedent
 from time import monotonic
 
@@ -147,15 +148,28 @@ def test_the_latest_lines_are_kept_and_empty_ones_dropped(caplog) -> None:
 async def test_a_pipe_is_read_to_its_end_and_every_byte_is_a_sign_of_life(unfinished) -> None:
     log = EngineLog("fake")
     read, write = os.pipe()
-    transport, reader = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: LogReader(log, logging.INFO), os.fdopen(read, "rb", 0)
-    )
+    reader = LogReader(log, logging.INFO)
+    reader.read(pipe := FileIO(read, "rb"))
     os.write(write, b"one\n..." + unfinished)
     os.close(write)
     await reader.closed
     assert log.tail() == ["one", "..." + unfinished.decode()]
     assert log.bytes_seen == 7 + len(unfinished)
-    transport.close()
+    assert pipe.closed
+    reader.close()  # at any time, and again
+
+
+async def test_a_reader_that_is_closed_before_the_end_shows_what_it_had_and_owns_nothing() -> None:
+    log = EngineLog("fake")
+    read, write = os.pipe()
+    reader = LogReader(log, logging.INFO)
+    reader.read(pipe := FileIO(read, "rb"))
+    reader.feed(b"unfin")
+    reader.close()
+    assert log.tail() == ["unfin"]
+    assert pipe.closed
+    assert reader.closed.done()
+    os.close(write)
 
 
 # -- floods ------------------------------------------------------------------------------------

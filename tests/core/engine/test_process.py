@@ -13,7 +13,6 @@ import sys
 import psutil
 import pytest
 
-from enginery.engine.control import Control
 from enginery.engine.process import EngineProcess, ExitStatus
 from enginery.errors import EngineStartFailed
 from enginery.values import StopPlan
@@ -26,6 +25,8 @@ from support.processes import (
     python,
     sleeper,
 )
+
+pytestmark = pytest.mark.both_loops
 
 # -- a life ------------------------------------------------------------------------------------
 
@@ -63,13 +64,6 @@ async def test_a_signal_that_kills_an_engine_is_named() -> None:
     await process.start()
     assert str(await process.wait()) == "killed by SIGSEGV"
     await process.stop()
-
-
-def test_every_wait_status_has_words() -> None:
-    assert str(ExitStatus()) == "ended in an unknown way"
-    assert str(ExitStatus(signal=63)) == "killed by signal 63"
-    assert ExitStatus.from_wait_status(9) == ExitStatus(signal=9)
-    assert ExitStatus.from_wait_status(7 << 8) == ExitStatus(code=7)
 
 
 async def test_stdout_is_logged_at_info_and_stderr_at_warning(caplog) -> None:
@@ -114,22 +108,6 @@ async def test_an_engines_output_can_be_followed_to_its_end() -> None:
         await missing.start()
     assert await following == "nothing"
     await process.stop()
-
-
-async def test_the_first_exit_status_counts_and_none_is_no_reason_to_wait() -> None:
-    """The outer guardian may tell again what the inner one told before it was killed."""
-    control = Control(asyncio.get_running_loop())
-    for words in (("started", "7", "6"), ("exited", "256"), ("exited", "9"), ("gone",)):
-        payload = "\0".join(words).encode()
-        control.hear(len(payload).to_bytes(4, "big") + payload)
-    assert control.started.result() == (7, 6)
-    assert control.status == ExitStatus(code=1)
-    assert control.gone.done()
-    silent = Control(asyncio.get_running_loop())
-    silent.hear(b"\0\0\0\x04gone")
-    assert silent.ended.done()
-    with pytest.raises(EngineStartFailed, match="guardian"):
-        silent.started.result()
 
 
 async def test_an_engine_gets_its_arguments_environment_and_directory_untouched(tmp_path) -> None:

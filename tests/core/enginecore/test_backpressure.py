@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import threading
 
 import pytest
 
 from enginery.enginecore import AsyncMPClient, ClientConfig, SyncMPClient
-from enginery.errors import EngineTimeout
+from enginery.errors import EngineDeadError, EngineTimeout
 from support.core_clients import request
 
 DEADLINE = 30.0
@@ -120,3 +121,25 @@ def test_frames_larger_than_the_sockets_buffer_arrive() -> None:
                 if output.finish_reason is not None:
                     ends[output.request_id] = output.num_prompt_tokens
         assert ends == {"a": 256, "b": 300_000}
+
+
+def send_and_see(pid: int, number: signal.Signals, change: int) -> None:
+    os.kill(pid, number)
+    os.waitid(os.P_PID, pid, change | os.WNOWAIT)
+
+
+@pytest.mark.both_loops
+async def test_a_core_that_dies_with_words_unread_on_both_sides_is_seen_to_be_dead() -> None:
+    """The socket is reset then, of which an event loop may tell only once."""
+    async with AsyncMPClient(config(DEADLINE)) as client:
+        await client.add_request_async(request("a", PROMPT))
+        await client.get_output_async()
+        # from here to the death nothing lets the loop run, so what the core says stays in the socket
+        assert select.select([client._link._socket], [], [], DEADLINE)[0]
+        send_and_see(client.pid, signal.SIGSTOP, os.WSTOPPED)
+        await client.add_request_async(request("b", PROMPT))
+        send_and_see(client.pid, signal.SIGKILL, os.WEXITED)
+        while client.unfinished:
+            await client.get_output_async(DEADLINE)
+        with pytest.raises(EngineDeadError, match="SIGKILL"):
+            await client.get_output_async(DEADLINE)

@@ -258,28 +258,38 @@ class _Link:
         self.changed()
 
     def _readable(self) -> None:
-        if not self._receive():
+        if self._reaping or self.closed:
+            return  # a look that was put off
+        received = self._receive()
+        if not received:
+            return
+        if received > 0:
+            # a core that died with words of ours unread resets the socket, and of that uvloop tells once,
+            # however much is left to read: look again until there is nothing
+            assert self.loop is not None
+            self.loop.call_soon(self._readable)
+        else:
             self._unwatch()
             self._reaping = True
             ending = in_daemon_thread(self.child.end, "enginery-core-end")
             ending.add_done_callback(self._reaped)
         self.changed()
 
-    def _receive(self) -> bool:
-        """Take in what is there; False at the end of the stream, or when it is as good as that."""
+    def _receive(self) -> int:
+        """Take in what is there: how many bytes; -1 at the end of the stream, or when it is as good as that."""
         try:
             data = self._socket.recv(CHUNK)
         except BlockingIOError:
-            return True
+            return 0
         except OSError:
-            return False
+            return -1
         try:
             self.state.feed(data)
         except ProtocolError as error:
             self._cause = error
             self.child.hang_up()
-            return False
-        return bool(data)
+            return -1
+        return len(data) or -1
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -306,7 +316,7 @@ class _Link:
             poll.register(self._socket, select.POLLIN | (select.POLLOUT if self._out else 0))
             poll.poll(None if math.isinf(left) else 1000 * left)
             self._send()
-            if not self._receive():
+            if self._receive() < 0:
                 break
         try:
             self.child.end()
