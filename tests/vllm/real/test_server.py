@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import urllib.error
 import urllib.request
 from typing import Any
@@ -82,7 +83,7 @@ def test_it_completes(client) -> None:
     assert "".join(streamed) == whole.choices[0].text
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=ascii)
+@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
 def test_prompts_are_counted_as_vllm_itself_counts_them(house, client, text) -> None:
     messages = [{"role": "user", "content": text}]
 
@@ -99,10 +100,8 @@ def test_a_prompt_that_is_too_long_is_an_overflow_with_both_numbers(client, stre
     with pytest.raises(openai.BadRequestError) as caught:
         chat(client, messages=long, stream=stream)
     assert caught.value.code == "context_length_exceeded"
-    assert str(LIMIT) in caught.value.message
-    assert (
-        "1214" in caught.value.message
-    )  # the prompt's: digits are a token each, and 14 are the template's
+    # vLLM stops counting one token after the limit
+    assert re.findall(r"\d{3,}", caught.value.message.partition("-")[2]) == ["257", "256"]
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
