@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+
+README = Path(__file__).parents[2] / "plugins" / "vllm" / "README.md"
 
 
 def test_importing_the_package_loads_nothing() -> None:
@@ -26,3 +29,10 @@ def test_public_names_are_sorted_and_documented() -> None:
     for name in enginery_vllm.__all__:
         assert getattr(enginery_vllm, name).__doc__
     assert not hasattr(enginery_vllm, "nothing")
+
+
+def test_the_page_names_every_option() -> None:
+    from enginery_vllm.options import VllmOptions
+
+    page = README.read_text()
+    assert [name for name in VllmOptions.model_fields if f"`{name}`" not in page] == []

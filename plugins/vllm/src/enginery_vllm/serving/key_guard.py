@@ -27,7 +27,7 @@ PROOF = "enginery_proof"
 _SERVING = ("/v1/", "/v2/")
 _SERVING_EXACTLY = frozenset(
     {
-        *("/health", "/ping", "/version", "/load", "/metrics", "/is_sleeping", "/is_paused"),
+        *("/health", "/ping", "/version", "/load", "/metrics", "/metrics/", "/is_sleeping"),
         *("/tokenize", "/detokenize", "/tokenizer_info", "/invocations", "/generative_scoring"),
         *("/score", "/rerank", "/pooling", "/classify", "/docs", "/redoc", "/openapi.json"),
     }
