@@ -104,19 +104,19 @@ class ResponseHead(msgspec.Struct):
 
 def parse_head(head: bytes, *, bodiless: bool = False) -> ResponseHead:
     """As `read_head`; heads that differ in nothing but the length of their bodies are read once."""
-    if bodiless:
-        return read_head(head, bodiless=True)
-    known = _HEADS.get(head)
-    if known is not None:
-        return known
-    length = _LENGTH.search(head)
-    if length is None or head.lower().count(b"content-length") > 1:
-        return _remember(head, read_head(head))
-    key = head[: length.start(1)] + b"0" + head[length.end(1) :]
-    known = _HEADS.get(key) or _remember(key, read_head(key))
+    length = None if bodiless else _LENGTH.search(head)
+    if length is None:
+        return read_head(head, bodiless=True) if bodiless else _known(head)
+    start, end = length.span(1)
+    key = head[:start] + b"0" + head[end:]
+    known = _HEADS.get(key)
+    if known is None:
+        if head.lower().count(b"content-length") > 1:
+            return read_head(head)
+        known = _known(key)
     framing = known.framing
     if framing.length is not None and known.status >= 200 and known.status not in {204, 304}:
-        framing = Framing(length=int(length[1]))
+        framing = Framing(False, int(length[1]))
     return ResponseHead(
         known.status,
         known.reason,
@@ -128,12 +128,16 @@ def parse_head(head: bytes, *, bodiless: bool = False) -> ResponseHead:
     )
 
 
-def _remember(key: bytes, head: ResponseHead) -> ResponseHead:
-    if len(_HEADS) >= _REMEMBERED:
-        _HEADS.clear()
-    if len(key) <= _SHORT_HEAD:
-        _HEADS[key] = head
-    return head
+def _known(head: bytes) -> ResponseHead:
+    """As `read_head`; one without a length, or whose length was taken out, is read once."""
+    found = _HEADS.get(head)
+    if found is None:
+        found = read_head(head)
+        if len(_HEADS) >= _REMEMBERED:
+            _HEADS.clear()
+        if len(head) <= _SHORT_HEAD:
+            _HEADS[head] = found
+    return found
 
 
 def read_head(head: bytes, *, bodiless: bool = False) -> ResponseHead:

@@ -393,8 +393,6 @@ class Relay:
         self._fail(error, Outcome.TIMEOUT)
         return error
 
-    # -- inside ------------------------------------------------------------------------------------
-
     # -- what the client gets --------------------------------------------------------------------------
 
     def _send_head(self) -> None:
