@@ -129,10 +129,7 @@ def test_a_model_that_fails_in_a_step_ends_the_core_with_its_last_words(tiny_lla
         ({"extra_args": ("--no-such-flag",)}, "in process vLLM has no --no-such-flag"),
         ({"extra_args": ("--block-size", "many")}, "vLLM refuses its arguments: .*block-size"),
         ({"dtype": "float16", "load_format": "no-such"}, "vLLM did not load the model"),
-        (
-            {"sleep": True},
-            "(?s)vLLM did not load the model.*Sleep mode is not supported",
-        ),  # on a CPU
+        ({"sleep": True}, "did not load the model: Sleep mode is not supported"),  # on a CPU
     ],
 )
 def test_what_it_cannot_start_with_is_told(tiny_llama, options, said) -> None:

@@ -16,6 +16,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import pydantic
+
 from enginery import EngineStartFailed, Variant
 from enginery_vllm.command import engine_flags
 from enginery_vllm.options import options_of
@@ -116,6 +118,8 @@ def _arguments(variant: Variant, flags: list[str]) -> Any:
 
 
 def _short(error: BaseException) -> str:
-    """The error's name and first lines: vLLM's can be pages long, and the log has them."""
+    """What it says, in a few lines: vLLM's can be pages long, and the log has them."""
+    if isinstance(error, pydantic.ValidationError):
+        return "; ".join(found["msg"].removeprefix("Value error, ") for found in error.errors())
     text = "\n".join(str(error).strip().splitlines()[:5])
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
