@@ -29,7 +29,7 @@ def test_a_core_without_vllm_says_where_it_looked_and_what_to_install() -> None:
 
 
 def test_a_model_is_needed() -> None:
-    with pytest.raises(EngineStartFailed, match="m/default: options.model is missing") as caught:
+    with pytest.raises(EngineStartFailed, match=r"m/default: options\.model is missing") as caught:
         load_engine(variant())
     assert caught.value.param == "options.model"
 
