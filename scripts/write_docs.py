@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes the parts of docs/ that can drift from the code, or checks that they have not.
 
-python scripts/write_docs.py          writes docs/hooks.md, settings.md, errors.md, cli.md and the
-                                      table of states in operations.md
+python scripts/write_docs.py          writes docs/hooks.md, settings.md, errors.md, cli.md,
+                                      vllm-differences.md and the table of states in operations.md
 python scripts/write_docs.py --check  changes nothing; exits with 1 and names what differs
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import click
+from differences_page import differences_page
 from error_page import error_page
 from pydantic import BaseModel
 
@@ -26,6 +27,7 @@ from enginery.plugins.checks import HOOK_NAMES
 from enginery.settings import Settings
 
 DOCS = Path(__file__).parent.parent / "docs"
+VLLM_RECORD = DOCS.parent / "tests" / "vllm" / "data" / "vllm-0.32.json"
 NOTE = "<!-- Written by scripts/write_docs.py from the code; edit the docstrings instead. -->\n"
 BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
 
@@ -209,6 +211,11 @@ PAGES = {
     "errors.md": lambda: error_page(NOTE),
     "cli.md": commands,
     "operations.md": operations,
+    "vllm-differences.md": lambda: differences_page(
+        NOTE.replace("the docstrings", "vllm-differences.jsonl"),
+        DOCS / "vllm-differences.jsonl",
+        VLLM_RECORD,
+    ),
 }
 
 

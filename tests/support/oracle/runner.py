@@ -176,7 +176,7 @@ class _Run:
         stop = None
         if ask.stop_in is not None:
             text = self._texts[ask.stop_in]
-            stop = text[len(text) // 2 :][:4]
+            stop = text[len(text) * 3 // 4 :][:4]
         return self._open.enter_context(_Exchange(self._server, ask, stop))
 
     def _fill(self) -> None:

@@ -20,7 +20,7 @@ HELLO: dict[str, Any] = {
     "messages": [{"role": "user", "content": "List objects are"}],
 }
 LIST: dict[str, Any] = {"model": "tiny", "prompt": "List objects are"}
-SHORT: dict[str, Any] = {"max_tokens": 6, "ignore_eos": True, "temperature": 0}
+SHORT: dict[str, Any] = {"max_tokens": 4, "ignore_eos": True, "temperature": 0}
 USAGE: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
 ENDLESS: dict[str, Any] = {**LIST, "max_tokens": LIMIT - 96, "ignore_eos": True}
 LONG_TEXT = "0123456789 " * LIMIT
@@ -114,9 +114,9 @@ SCENARIOS = (
     Scenario(
         "stop string",
         (
-            Ask("without", TEXT, LIST | SHORT),
-            Ask("with", TEXT, LIST | SHORT, stop_in="without"),
-            Ask("streamed", TEXT, LIST | SHORT | {"stream": True}, stop_in="without"),
+            Ask("without", TEXT, LIST | SHORT | {"max_tokens": 12}),
+            Ask("with", TEXT, LIST | SHORT | {"max_tokens": 12}, stop_in="without"),
+            Ask("streamed", TEXT, LIST | SHORT | {"max_tokens": 12, "stream": True}, stop_in="without"),
         ),
     ),
     # -- refusals ----------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ SCENARIOS = (
     Scenario(
         "sleep waits for what runs",
         (
-            _stream(max_tokens=30),
+            _stream(max_tokens=10),
             Ask("sleep", "/sleep?level=1&mode=wait"),
             End("stream"),
             Ask("wake up", "/wake_up"),
@@ -248,7 +248,7 @@ SCENARIOS = (
     Scenario(
         "pause waits for what runs",
         (
-            _stream(max_tokens=30),
+            _stream(max_tokens=10),
             Ask("pause", "/pause?mode=wait"),
             End("stream"),
             Ask("resume", "/resume"),
@@ -257,7 +257,7 @@ SCENARIOS = (
     Scenario(
         "pause keeps what runs",
         (
-            _stream(max_tokens=30),
+            _stream(max_tokens=10),
             Ask("pause", "/pause?mode=keep"),
             Ask("resume", "/resume"),
             End("stream"),

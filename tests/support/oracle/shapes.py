@@ -50,7 +50,7 @@ def shape_of(value: Any) -> Any:
 
 
 def _member(key: str, value: Any) -> Any:
-    if key in TELLING and not isinstance(value, dict | float):
+    if key in TELLING and value is not None and not isinstance(value, dict | float):
         return f"={value!r}"
     return shape_of(value)
 
@@ -65,9 +65,10 @@ def stream_shape(frames: list[Any]) -> list[Any]:
 
 
 def differences(theirs: Any, ours: Any, path: str = "") -> Iterator[str]:
-    """Each difference between two shapes, as ``place: theirs, ours``; a key that one has alone has a sign only.
+    """Each difference between two shapes, as ``place: theirs, ours``.
 
-    ``-key`` is one that only they have, ``+key`` one that only we have.
+    ``-key`` is one that only they have, ``+key`` one that only we have. A key that is null here and missing there is no
+    difference: clients read both as None.
     """
     if isinstance(theirs, dict) and isinstance(ours, dict):
         yield from _of_objects(theirs, ours, path)
@@ -80,6 +81,8 @@ def differences(theirs: Any, ours: Any, path: str = "") -> Iterator[str]:
 def _of_objects(theirs: dict[str, Any], ours: dict[str, Any], path: str) -> Iterator[str]:
     for key in theirs | ours:
         where = f"{path}.{key}" if path else key
+        if theirs.get(key, "null") == ours.get(key, "null") == "null":
+            continue
         if key not in ours:
             yield f"-{where}: {_named(theirs[key])}"
         elif key not in theirs:
@@ -93,7 +96,7 @@ def _of_lists(theirs: list[Any], ours: list[Any], path: str) -> Iterator[str]:
         for number, (one, other) in enumerate(zip(theirs, ours, strict=True)):
             yield from differences(one, other, f"{path}[{number}]")
     else:
-        yield f"{path}: {len(theirs)} kinds of element, ours {len(ours)}"
+        yield f"{path}: {len(theirs)} kinds, ours {len(ours)}"
         for number, shape in enumerate(theirs):
             if shape not in ours:
                 yield f"-{path}[{number}]: {_named(shape)}"
