@@ -48,6 +48,7 @@ def load_engine(variant: Variant) -> Any:
     with _environment():
         _import()
         arguments = _arguments(variant, list(flags))
+        _leave_a_core()
         from vllm.v1.engine.llm_engine import LLMEngine
 
         try:
@@ -89,6 +90,20 @@ def _import() -> None:
         raise EngineStartFailed(
             f"vLLM is installed in {sys.prefix}, but cannot be imported: {_short(error)}"
         ) from error
+
+
+def _leave_a_core() -> None:
+    """On a CPU, one thread less than cores, as vLLM itself has it in a worker process, but not in one process.
+
+    Its threads spin while they wait for each other: on two busy cores two of them made some 10 tokens a second where one
+    makes hundreds. ``OMP_NUM_THREADS`` in the environment says otherwise.
+    """
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu() and "OMP_NUM_THREADS" not in os.environ:
+        import torch
+
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - 1))
 
 
 def _arguments(variant: Variant, flags: list[str]) -> Any:
