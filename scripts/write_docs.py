@@ -27,7 +27,6 @@ from enginery.plugins.checks import HOOK_NAMES
 from enginery.settings import Settings
 
 DOCS = Path(__file__).parent.parent / "docs"
-VLLM_RECORD = DOCS.parent / "tests" / "vllm" / "data" / "vllm-0.32.json"
 NOTE = "<!-- Written by scripts/write_docs.py from the code; edit the docstrings instead. -->\n"
 BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
 
@@ -173,6 +172,13 @@ def operations() -> str:
     return _between(_between(text, "states", _states()), "recovery", _recovery())
 
 
+def differences() -> str:
+    """Where our servers answer otherwise than vLLM."""
+    note = NOTE.replace("the docstrings", "vllm-differences.jsonl")
+    record = DOCS.parent / "tests" / "vllm" / "data" / "vllm-0.32.json"
+    return differences_page(note, DOCS / "vllm-differences.jsonl", record)
+
+
 def _between(text: str, name: str, new: str) -> str:
     begin, end = BEGIN.format(name), END.format(name)
     return text[: text.index(begin)] + f"{begin}\n{new}\n{end}" + text[text.index(end) + len(end) :]
@@ -211,11 +217,7 @@ PAGES = {
     "errors.md": lambda: error_page(NOTE),
     "cli.md": commands,
     "operations.md": operations,
-    "vllm-differences.md": lambda: differences_page(
-        NOTE.replace("the docstrings", "vllm-differences.jsonl"),
-        DOCS / "vllm-differences.jsonl",
-        VLLM_RECORD,
-    ),
+    "vllm-differences.md": differences,
 }
 
 

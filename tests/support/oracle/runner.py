@@ -44,12 +44,14 @@ class Server:
         address: host and port.
         load: how many requests it has, running or waiting. Asked of the server itself.
         headers: sent with each request.
+        proof: a parameter of every query; vLLM behind our guard wants one for what commands it.
         fill: endless streams that it takes before it refuses: how many run, and how many wait.
     """
 
     address: str
     load: Callable[[Server], int]
     headers: dict[str, str] = field(default_factory=dict)
+    proof: str = ""
     fill: tuple[int, int] = (1, 0)
 
     def text(self, path: str) -> str:
@@ -72,7 +74,10 @@ class _Exchange:
             body = {**body, "stop": [stop]}
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Content-Type": "application/json", **server.headers}
-        self._link.request(ask.method, ask.path, data, headers)
+        path = ask.path
+        if server.proof:
+            path += f"{'&' if '?' in path else '?'}{server.proof}"
+        self._link.request(ask.method, path, data, headers)
         self._reply: http.client.HTTPResponse | None = None
         self._begun = b""
 

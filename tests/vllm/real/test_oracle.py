@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from enginery_vllm.serving.key_guard import PROOF, proof_of
 from support.gateways import GatewayThread
 from support.oracle.record import RECORD, between, recorded, write_record
 from support.oracle.runner import Server, answers_of
@@ -27,7 +28,7 @@ def server(tiny_llama, family):
     limits = ("--max-num-queued-reqs", str(STREAMS), "--enable-server-load-tracking")
     model = vllm_model(tiny_llama, family, context_length=LIMIT, parallel=STREAMS)
     model["options"]["extra_args"] = limits
-    model["env"] |= {"VLLM_SERVER_DEV_MODE": "1"}
+    model["options"]["sleep"] = "pause"  # the routes that command it
     with GatewayThread({"tiny": model}, load_stall=START) as house:
         body = json.dumps({"model": "tiny", "prompt": "a", "max_tokens": 1}).encode()
         headers = {"Content-Type": "application/json"}
@@ -40,7 +41,8 @@ def server(tiny_llama, family):
 
         at = house.call(endpoint())
         key = {"Authorization": f"Bearer {at.api_key}"}
-        yield Server(f"{at.host}:{at.port}", load_of_vllm, key, fill=(STREAMS, 0))
+        proof = f"{PROOF}={proof_of(at.api_key)}"
+        yield Server(f"{at.host}:{at.port}", load_of_vllm, key, proof, fill=(STREAMS, 0))
 
 
 def test_the_record_is_what_vllm_answers(server) -> None:
