@@ -109,3 +109,29 @@ def test_cached_prefixes_are_not_forgotten_under_a_running_request_unless_told(s
     assert forced[:2] == (200, {"success": True})
     assert asked.result()["usage"]["completion_tokens"] == 300
     assert json.dumps(asked.reply)
+
+
+def test_paused_it_holds_what_comes_and_resumed_it_answers(start) -> None:
+    server = start()
+    assert server.ask("POST", "/pause")[:2] == (200, {"status": "paused"})
+    assert server.ask("GET", "/is_paused")[:2] == (200, {"is_paused": True})
+    assert server.ask("GET", "/health")[1]["is_sleeping"] is True
+    asked = Asked(server, prompt="Hello", max_tokens=5)
+    eventually(lambda: server.metric("held") == 1)
+    assert server.ask("POST", "/resume")[:2] == (200, {"status": "resumed"})
+    assert asked.result()["choices"][0]["finish_reason"] == "length"
+    assert server.ask("GET", "/is_paused")[1] == {"is_paused": False}
+
+
+def test_one_request_is_aborted_by_the_id_of_its_reply_and_all_by_none(start) -> None:
+    server = start(itl_ms=20)
+    ask = server.client().completions.create
+    one, other = (ask(model="tiny", prompt="Hello", max_tokens=900, stream=True) for _ in range(2))
+    name = next(iter(one)).id
+    next(iter(other))
+    told = server.ask("POST", "/abort_requests", {"request_ids": [name, "unknown"]})
+    assert told[:2] == (200, {"status": "aborted", "aborted": 1})
+    assert [chunk.choices[0].finish_reason for chunk in one][-1] == "abort"
+    assert server.ask("POST", "/abort_requests", {})[1]["aborted"] == 1
+    assert [chunk.choices[0].finish_reason for chunk in other][-1] == "abort"
+    assert server.ask("POST", "/abort_requests", {"request_ids": [1]})[0] == 400
