@@ -62,6 +62,8 @@ _SHORT_HEAD = 4096
 
 _EVENT_STREAM = b"text/event-stream"
 _KEEPING = frozenset({b"keep-alive", b"close"})
+_EMPTY = frozenset({204, 304})
+"""Whatever their heads say, no body follows: a client would take one for the next reply."""
 
 
 class Framing(msgspec.Struct):  # made for each reply: a dataclass takes twice as long
@@ -92,7 +94,7 @@ class ResponseHead(msgspec.Struct):
     """The fields as lines, without those that are no client's business; filled in by `parse_head`."""
 
     streams: bool = False
-    """It begins an event stream, not an error; filled in by `parse_head`."""
+    """It begins an event stream, not an error, and may have a body; filled in by `parse_head`."""
 
     def get(self, name: bytes) -> bytes:
         """The first value of the field ``name``, in lower case; empty where there is none."""
@@ -115,7 +117,7 @@ def parse_head(head: bytes, *, bodiless: bool = False) -> ResponseHead:
             return read_head(head)
         known = _known(key)
     framing = known.framing
-    if framing.length is not None and known.status >= 200 and known.status not in {204, 304}:
+    if framing.length is not None and known.status >= 200 and known.status not in _EMPTY:
         framing = Framing(False, int(length[1]))
     return ResponseHead(
         known.status,
@@ -179,7 +181,8 @@ def read_head(head: bytes, *, bodiless: bool = False) -> ResponseHead:
     code = int(status[2])
     if codings and (codings != [b"chunked"] or length is not None or status[1] == b"0"):
         raise BadEngineReply("the engine's reply has two lengths, or an unknown transfer coding")
-    if bodiless or code < 200 or code in {204, 304}:
+    empty = bodiless or code < 200 or code in _EMPTY
+    if empty:
         framing = Framing(length=0)
     elif codings:
         framing = Framing(chunked=True)
@@ -195,7 +198,9 @@ def read_head(head: bytes, *, bodiless: bool = False) -> ResponseHead:
         b"".join(
             [b"%b: %b\r\n" % field for field in fields if not field[0].startswith(_NOT_RELAYED)]
         ),
-        code < 400 and dict(reversed(fields)).get(b"content-type", b"").startswith(_EVENT_STREAM),
+        code < 400
+        and not empty
+        and dict(reversed(fields)).get(b"content-type", b"").startswith(_EVENT_STREAM),
     )
 
 
