@@ -36,6 +36,9 @@ ROOT = Path(__file__).parents[1]
 Run = Callable[[int, int], tuple[float, float]]
 """Batch and turn in; milliseconds to the last request's first token, and tokens a second, out."""
 
+Driven = tuple[Run, Callable[[], None]]
+"""And what ends it: vLLM's engine core outlives a program that leaves it behind."""
+
 
 def _prompt(turn: int, number: int) -> list[int]:
     """A new one each time, so that the prefix cache has nothing."""
@@ -58,7 +61,7 @@ def _measured(batch: int, add: Callable[[], None], outputs: Callable[[], list[An
     return first, tokens / (time.perf_counter() - began)
 
 
-def _theirs(model: str, *, process: bool) -> Run:
+def _theirs(model: str, *, process: bool) -> Driven:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = str(int(process))
     from vllm import SamplingParams
     from vllm.engine.arg_utils import EngineArgs
@@ -85,7 +88,7 @@ def _theirs(model: str, *, process: bool) -> Run:
         found: tuple[float, float] = _measured(batch, add, outputs)
         return found
 
-    return run
+    return run, engine.engine_core.shutdown
 
 
 async def _theirs_async(model: str) -> list[list[float]]:
@@ -148,7 +151,7 @@ def _ours_config(model: str) -> Any:
     return StreamingVllmConfig(model, CONTEXT, 16, OPTIONS).client_config()
 
 
-def _ours(model: str, kind: Any) -> Run:
+def _ours(model: str, kind: Any) -> Driven:
     from enginery.enginecore import create_client
 
     client = create_client(kind, _ours_config(model))
@@ -165,7 +168,7 @@ def _ours(model: str, kind: Any) -> Run:
         found: tuple[float, float] = _measured(batch, add, outputs)
         return found
 
-    return run
+    return run, client.shutdown
 
 
 async def _ours_async(model: str) -> list[list[float]]:
@@ -199,13 +202,15 @@ def _one_kind(kind: str, model: str) -> list[list[float]]:
     if kind == "async_mp":
         return asyncio.run(_ours_async(model))
     if kind.startswith("LLMEngine"):
-        run = _theirs(model, process=kind.endswith("mp"))
+        run, end = _theirs(model, process=kind.endswith("mp"))
     else:
-        run = _ours(model, kind)
-    return [
+        run, end = _ours(model, kind)
+    found = [
         [value for batch in BATCHES for value in run(batch, 100 * batch + turn)]
         for turn in range(TURNS)
     ]
+    end()
+    return found
 
 
 def _seen(python: str) -> dict[str, list[list[float]]]:
@@ -255,4 +260,3 @@ async def main() -> bool:
 
 if __name__ == "__main__":
     print(json.dumps(_one_kind(*sys.argv[1:])), flush=True)
-    os._exit(0)  # what vLLM leaves running must not hold the next kind up

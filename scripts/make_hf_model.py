@@ -74,7 +74,8 @@ def make(directory: Path) -> Path:
     }
     for name, content in files.items():
         (part / name).write_text(json.dumps(content, indent=1))
-    _write_safetensors(part / "model.safetensors", _weights(len(vocabulary), len(tokenizer.tokens)))
+    words = [number for number, token in enumerate(tokenizer.tokens) if _is_word(token)]
+    _write_safetensors(part / "model.safetensors", _weights(len(vocabulary), words))
     try:
         part.rename(path)
     except OSError:  # somebody else was quicker
@@ -141,8 +142,13 @@ def _tokenizer(tokenizer: Tokenizer, ids: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-def _weights(vocabulary: int, plain: int) -> dict[str, Array]:
-    """By the names that `LlamaForCausalLM` has; tokens 256 to ``plain`` are the words."""
+def _is_word(token: str) -> bool:
+    """Several letters, among them more than spaces: of these alone, JSON would get endless ones."""
+    return len(token) > 1 and any("!" <= letter <= "~" for letter in token)
+
+
+def _weights(vocabulary: int, words: list[int]) -> dict[str, Array]:
+    """By the names that `LlamaForCausalLM` has."""
     random = np.random.default_rng(1)
 
     def weight(rows: int, columns: int, scale: float = 0.5) -> Array:
@@ -158,7 +164,7 @@ def _weights(vocabulary: int, plain: int) -> dict[str, Array]:
     embeddings[:, 0] = SURE
     head = weight(vocabulary, WIDTH, 2.0)
     head[:, 0] = 0
-    head[256:plain, 0] = 1
+    head[words, 0] = 1
     narrow = KV_HEADS * WIDTH // HEADS
     weights = {"model.embed_tokens.weight": embeddings}
     for number in range(LAYERS):

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes the parts of docs/ that can drift from the code, or checks that they have not.
 
-python scripts/write_docs.py          writes docs/hooks.md, settings.md, errors.md, cli.md and the
-                                      table of states in operations.md
+python scripts/write_docs.py          writes docs/hooks.md, settings.md, errors.md, cli.md,
+                                      vllm-differences.md and the table of states in operations.md
 python scripts/write_docs.py --check  changes nothing; exits with 1 and names what differs
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import click
+from differences_page import differences_page
 from error_page import error_page
 from pydantic import BaseModel
 
@@ -171,6 +172,13 @@ def operations() -> str:
     return _between(_between(text, "states", _states()), "recovery", _recovery())
 
 
+def differences() -> str:
+    """Where our servers answer otherwise than vLLM."""
+    note = NOTE.replace("the docstrings", "vllm-differences.jsonl")
+    record = DOCS.parent / "tests" / "vllm" / "data" / "vllm-0.32.json"
+    return differences_page(note, DOCS / "vllm-differences.jsonl", record)
+
+
 def _between(text: str, name: str, new: str) -> str:
     begin, end = BEGIN.format(name), END.format(name)
     return text[: text.index(begin)] + f"{begin}\n{new}\n{end}" + text[text.index(end) + len(end) :]
@@ -209,6 +217,7 @@ PAGES = {
     "errors.md": lambda: error_page(NOTE),
     "cli.md": commands,
     "operations.md": operations,
+    "vllm-differences.md": differences,
 }
 
 

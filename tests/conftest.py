@@ -7,6 +7,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# the same examples every time, however busy the machine is; --hypothesis-profile=explore looks for new ones
+BUSY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", BUSY)
+settings.register_profile("repeat", BUSY, derandomize=True)
+settings.load_profile("repeat")
 
 try:
     import uvloop

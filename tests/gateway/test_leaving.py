@@ -183,7 +183,9 @@ async def test_a_model_that_is_to_be_heard_out_finishes_without_its_client(
 async def test_two_hundred_at_once_on_two_slots_are_all_answered(fast):
     async with (
         serving({"m": {"parallel": 2}}, fast=fast) as gateway,
-        openai.AsyncOpenAI(base_url=f"{gateway.base_url}/v1", api_key="x", max_retries=0) as client,
+        openai.AsyncOpenAI(  # its own patience with a connection is 5 s
+            base_url=f"{gateway.base_url}/v1", api_key="x", max_retries=0, timeout=50
+        ) as client,
     ):
 
         async def one(number: int) -> str:

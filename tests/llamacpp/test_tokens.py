@@ -106,7 +106,8 @@ async def test_the_count_is_what_llama_cpp_then_uses_and_within_the_bounds(
 
 # A function-scoped database of examples is not needed: the server is the session's.
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(texts=st.lists(st.text(max_size=60), min_size=1, max_size=4))
 async def test_the_bounds_hold_for_any_text(chat_bos, texts) -> None:

@@ -118,7 +118,7 @@ async def test_what_runs_ends_before_it_sleeps_and_a_caller_that_leaves_stops_no
     mock = start(*FLAGS, "--itl-ms", "60000", "--sleep-ms", "20", "--slots", "2").wait_until_ready()
     async with aiohttp.ClientSession(mock.url) as session:
         running = await session.post(CHAT, json={"messages": HELLO, "stream": True})
-        asked = asyncio.create_task(session.post("/sleep?level=1"))
+        asked = asyncio.create_task(session.post("/sleep?level=1&mode=wait"))
         await eventually(lambda: mock.report()["paused"])
         later = asyncio.create_task(session.post(CHAT, json={"messages": HELLO}))
         await eventually(lambda: mock.report()["queued"] == 1)

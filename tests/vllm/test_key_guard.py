@@ -67,6 +67,8 @@ async def test_with_the_key_what_serves_is_reached(path) -> None:
         "/pause",
         "/update_weights",
         "/v1",
+        "/v1/load_lora_adapter",
+        "/v1/unload_lora_adapter",
         "/new_in_0_33",
         "/",
     ],

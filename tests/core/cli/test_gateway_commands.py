@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -35,14 +35,20 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 class Served:
     """``enginery serve`` in a directory of its own."""
 
-    def __init__(self, directory: Path, config: str | None, *options: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: str | None,
+        *options: str,
+        program: Sequence[str] = ("-m", "enginery.cli"),
+    ) -> None:
         self.file = directory / "enginery.yaml"
         if config is not None:
             self.file.write_text(config)
         self.log = directory / "serve.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "enginery.cli", "serve", "--port", "0", *options],
+                [sys.executable, *program, "serve", "--port", "0", *options],
                 cwd=directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -263,6 +269,33 @@ def test_signals_and_the_watched_file_make_serve_read_its_settings_again(tmp_pat
         served.process.send_signal(signal.SIGHUP)
         served.until(lambda: "enginery.yaml:1:38: models.m.parallel: " in served.printed())
         assert "the settings are left as they were: " in served.printed()
+    finally:
+        served.stop()
+
+
+IMPATIENT = """
+import os, signal, sys
+import click
+from enginery.cli import main
+
+echo = click.echo
+
+def echo_and_reload(message=None, **how):
+    echo(message, **how)
+    if str(message).startswith("Serving"):
+        os.kill(os.getpid(), signal.SIGHUP)
+
+click.echo = echo_and_reload
+sys.argv[0] = "enginery"
+main()
+"""
+
+
+def test_whoever_hears_that_it_serves_may_have_it_read_its_settings_again_at_once(tmp_path):
+    text = f"models: {{m: {{engine: mock, options: {{{QUICK}}}}}}}\n"
+    served = Served(tmp_path, text, program=["-c", IMPATIENT])
+    try:
+        served.until(lambda: "settings reloaded: 0 settings" in served.printed())
     finally:
         served.stop()
 

@@ -92,7 +92,7 @@ def test_a_wrong_option_is_told_as_the_plugins_own(start) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_has_its_request_aborted(stream, start) -> None:
-    server = start(itl_ms=5)
+    server = start(itl_ms=10)
     with closing(
         http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=30)
     ) as link:
@@ -104,7 +104,7 @@ def test_a_client_that_leaves_has_its_request_aborted(stream, start) -> None:
 
 
 def test_the_cores_death_is_told_in_the_stream_and_ends_the_server(start) -> None:
-    server = start(itl_ms=5)
+    server = start(itl_ms=10)
     core = server.core()
     link, reply = streaming(server)
     with closing(link):
@@ -117,7 +117,7 @@ def test_the_cores_death_is_told_in_the_stream_and_ends_the_server(start) -> Non
 
 
 def test_the_official_client_raises_when_the_core_dies(start) -> None:
-    server = start(itl_ms=5)
+    server = start(itl_ms=10)
     chunks = server.client().completions.create(
         model="tiny", prompt="x", stream=True, max_tokens=900
     )
@@ -129,7 +129,7 @@ def test_the_official_client_raises_when_the_core_dies(start) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_whichever_way_it_ends_no_core_is_left(number, start) -> None:
-    server = start(itl_ms=5)
+    server = start(itl_ms=10)
     core = server.core()
     link, _ = streaming(server)
     with closing(link):

@@ -10,7 +10,9 @@ import pytest
 
 from support.core_servers import eventually
 
-LONG: dict[str, Any] = {"prompt": "Hello", "max_tokens": 400, "ignore_eos": True}
+LONG: dict[str, Any] = {"prompt": "Hello", "max_tokens": 900, "ignore_eos": True}
+SHORTER = {**LONG, "max_tokens": 300}
+"""Is waited for, and still long enough to be met while it runs: three seconds."""
 
 
 class Asked(threading.Thread):
@@ -73,14 +75,14 @@ def test_a_request_sent_while_it_sleeps_waits_and_is_answered_after_waking(start
 
 
 def test_sleeping_ends_what_runs_unless_it_is_told_to_wait(start) -> None:
-    server = start(itl_ms=2)
+    server = start(itl_ms=10)
     asked = Asked(server, **LONG)
     eventually(lambda: server.metric("unfinished") == 1)
     server.ask("POST", "/sleep?level=1")
     assert asked.result()["choices"][0]["finish_reason"] == "abort"
     server.ask("POST", "/wake_up")
 
-    asked = Asked(server, **LONG)
+    asked = Asked(server, **SHORTER)
     eventually(lambda: server.metric("unfinished") == 1)
     assert server.ask("POST", "/sleep?level=1&mode=wait")[0] == 200
     assert asked.result()["choices"][0]["finish_reason"] == "length"
@@ -88,7 +90,7 @@ def test_sleeping_ends_what_runs_unless_it_is_told_to_wait(start) -> None:
 
 
 def test_a_stream_that_sleep_ends_says_abort_and_done(start) -> None:
-    server = start(itl_ms=2)
+    server = start(itl_ms=10)
     chunks = server.client().completions.create(
         model="tiny", prompt="Hello", max_tokens=900, stream=True
     )
@@ -98,12 +100,38 @@ def test_a_stream_that_sleep_ends_says_abort_and_done(start) -> None:
 
 
 def test_cached_prefixes_are_not_forgotten_under_a_running_request_unless_told(start) -> None:
-    server = start(itl_ms=2)
+    server = start(itl_ms=10)
     assert server.ask("POST", "/reset_prefix_cache")[:2] == (200, {"success": True})
-    asked = Asked(server, **LONG)
+    asked = Asked(server, **SHORTER)
     eventually(lambda: server.metric("unfinished") == 1)
     assert server.ask("POST", "/reset_prefix_cache")[:2] == (200, {"success": False})
     forced = server.ask("POST", "/reset_prefix_cache?reset_running_requests=true")
     assert forced[:2] == (200, {"success": True})
-    assert asked.result()["usage"]["completion_tokens"] == 400
+    assert asked.result()["usage"]["completion_tokens"] == 300
     assert json.dumps(asked.reply)
+
+
+def test_paused_it_holds_what_comes_and_resumed_it_answers(start) -> None:
+    server = start()
+    assert server.ask("POST", "/pause")[:2] == (200, {"status": "paused"})
+    assert server.ask("GET", "/is_paused")[:2] == (200, {"is_paused": True})
+    assert server.ask("GET", "/health")[1]["is_sleeping"] is True
+    asked = Asked(server, prompt="Hello", max_tokens=5)
+    eventually(lambda: server.metric("held") == 1)
+    assert server.ask("POST", "/resume")[:2] == (200, {"status": "resumed"})
+    assert asked.result()["choices"][0]["finish_reason"] == "length"
+    assert server.ask("GET", "/is_paused")[1] == {"is_paused": False}
+
+
+def test_one_request_is_aborted_by_the_id_of_its_reply_and_all_by_none(start) -> None:
+    server = start(itl_ms=20)
+    ask = server.client().completions.create
+    one, other = (ask(model="tiny", prompt="Hello", max_tokens=900, stream=True) for _ in range(2))
+    name = next(iter(one)).id
+    next(iter(other))
+    told = server.ask("POST", "/abort_requests", {"request_ids": [name, "unknown"]})
+    assert told[:2] == (200, {"status": "aborted", "aborted": 1})
+    assert [chunk.choices[0].finish_reason for chunk in one][-1] == "abort"
+    assert server.ask("POST", "/abort_requests", {})[1]["aborted"] == 1
+    assert [chunk.choices[0].finish_reason for chunk in other][-1] == "abort"
+    assert server.ask("POST", "/abort_requests", {"request_ids": [1]})[0] == 400

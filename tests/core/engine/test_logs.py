@@ -35,6 +35,8 @@ from enginery.engine.logs import (
 from enginery.engine.process import EngineProcess
 from enginery.values import StopPlan
 
+FIXTURE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
 nasty = st.lists(
     st.one_of(
         st.binary(max_size=12),
@@ -233,7 +235,7 @@ async def test_in_a_flood_the_last_lines_are_there_whenever_they_are_asked_for(f
     assert log.tail(1) == ["cut sho"]
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=FIXTURE)
 @given(st.lists(st.tuples(st.integers(0, 3000), st.floats(0, 2)), max_size=8), st.booleans())
 def test_what_is_not_shown_is_counted(fake_clock, chunks, ask) -> None:
     async def run() -> None:
@@ -256,7 +258,7 @@ def test_what_is_not_shown_is_counted(fake_clock, chunks, ask) -> None:
     asyncio.run(run())
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=FIXTURE)
 @given(st.lists(nasty.map(lambda piece: piece * 400), max_size=8))
 def test_no_flood_raises_and_its_end_is_the_end(fake_clock, chunks) -> None:
     async def run() -> None:

@@ -404,7 +404,8 @@ REQUESTS = st.lists(
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(REQUESTS)
 def test_inproc_and_sync_mp_say_the_same(one_of_each, wanted) -> None:

@@ -119,6 +119,35 @@ def test_an_engines_refusal_keeps_its_status_and_its_connection(status):
     assert scene.pool.kept == 1
 
 
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_stream_whose_head_says_that_nothing_follows_is_not_waited_for(committed):
+    async def body():
+        scene = Scene(committed=committed)
+        scene.say(HEAD % b"Content-Length: 0\r\n")
+        return scene
+
+    scene = in_loop(body)
+    scene.assert_over()
+    assert scene.outcomes == ["engine_error"]
+    assert isinstance(scene.done[0].error, BadEngineReply)
+
+
+@pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
+def test_a_reply_that_can_have_no_body_is_no_stream_and_gets_none(status):
+    async def body():
+        scene = Scene()
+        scene.say(CHUNKED.replace(b"200 OK", status))
+        return scene
+
+    scene = in_loop(body)
+    scene.assert_over()
+    assert scene.outcomes == ["ok"]
+    head, _, rest = scene.wrote.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 " + status)
+    assert b"chunked" not in head
+    assert rest == b""
+
+
 def test_a_late_refusal_is_a_frame_since_the_head_is_out():
     async def body():
         scene = Scene(committed=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
 import openai
 import psutil
 import pytest
@@ -129,10 +128,7 @@ def test_a_model_that_fails_in_a_step_ends_the_core_with_its_last_words(tiny_lla
         ({"extra_args": ("--no-such-flag",)}, "in process vLLM has no --no-such-flag"),
         ({"extra_args": ("--block-size", "many")}, "vLLM refuses its arguments: .*block-size"),
         ({"dtype": "float16", "load_format": "no-such"}, "vLLM did not load the model"),
-        (
-            {"sleep": True},
-            "vLLM did not load the model.*[Ss]leep mode is not supported",
-        ),  # on a CPU
+        ({"sleep": True}, "did not load the model: Sleep mode is not supported"),  # on a CPU
     ],
 )
 def test_what_it_cannot_start_with_is_told(tiny_llama, options, said) -> None:
@@ -182,13 +178,11 @@ def test_token_ids_and_their_text_come_through(house, client) -> None:
     body = {"tokens": told["tokens"]}
     assert ask_engine(house, "tiny", "/detokenize", body).json() == {"prompt": "A list is"}
     given = {"model": "tiny", "prompt": told["tokens"], "max_tokens": 4, "temperature": 0}
-    reply = httpx.post(
-        f"{house.url}/v1/completions", json={**given, "return_token_ids": True}, timeout=START
-    ).json()
-    ids = reply["choices"][0]["token_ids"]
+    reply = client.completions.create(**given, extra_body={"return_token_ids": True}).choices[0]
+    ids = reply.token_ids
     assert len(ids) == 4
     text = ask_engine(house, "tiny", "/detokenize", {"tokens": ids}).json()["prompt"]
-    assert text == reply["choices"][0]["text"]
+    assert text == reply.text
 
 
 async def test_a_core_that_is_killed_is_noticed_and_the_next_request_is_served(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import urllib.error
 import urllib.request
 from typing import Any
@@ -23,7 +24,12 @@ SCHEMA: Any = {
     "required": ["ok"],
     "additionalProperties": False,
 }
-FLIP: Any = {"type": "function", "function": {"name": "flip", "parameters": SCHEMA}}
+FLIP: Any = {
+    "type": "function",
+    "function": {"name": "flip", "strict": True, "parameters": SCHEMA},
+}
+END = 1758
+"""The tiny model's ``<|im_end|>``; bytes are their own tokens."""
 TEXTS = ("", "a", "0123456789" * 12, "🧑‍🚀" * 9, "\x00\x07\r\n", "<|im_start|>" * 9, "שלום ﷺ")
 
 
@@ -82,7 +88,7 @@ def test_it_completes(client) -> None:
     assert "".join(streamed) == whole.choices[0].text
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=ascii)
+@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
 def test_prompts_are_counted_as_vllm_itself_counts_them(house, client, text) -> None:
     messages = [{"role": "user", "content": text}]
 
@@ -99,10 +105,8 @@ def test_a_prompt_that_is_too_long_is_an_overflow_with_both_numbers(client, stre
     with pytest.raises(openai.BadRequestError) as caught:
         chat(client, messages=long, stream=stream)
     assert caught.value.code == "context_length_exceeded"
-    assert str(LIMIT) in caught.value.message
-    assert (
-        "1214" in caught.value.message
-    )  # the prompt's: digits are a token each, and 14 are the template's
+    # vLLM stops counting one token after the limit
+    assert re.findall(r"\d{3,}", caught.value.message.partition("-")[2]) == ["257", "256"]
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -166,8 +170,13 @@ def test_what_vllm_would_ignore_in_silence_is_logged_once(client, caplog) -> Non
 
 def test_a_tool_that_is_named_is_called(client) -> None:
     choice: Any = {"type": "function", "function": {"name": "flip"}}
-    said = chat(client, max_tokens=60, tools=[FLIP], tool_choice=choice).choices[0]
-    (call,) = said.message.tool_calls
+    # vLLM lets calls have any spaces, and random weights would go on with them: the end gets a push
+    push = {str(ord("}")): 100, str(END): 50}
+    said = chat(client, max_tokens=100, tools=[FLIP], tool_choice=choice, logit_bias=push).choices[
+        0
+    ]
+    assert said.message.tool_calls, said
+    call = said.message.tool_calls[0]
     assert call.function.name == "flip"
     assert set(json.loads(call.function.arguments)) == {"ok"}
 

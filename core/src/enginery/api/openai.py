@@ -32,7 +32,8 @@ __all__ = [
     "usage",
 ]
 
-FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "abort"]
+"""OpenAI's, and vLLM's ``abort``: the server was told to end the reply."""
 Source = Literal["gateway", "engine"]
 
 

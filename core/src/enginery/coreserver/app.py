@@ -60,7 +60,7 @@ class CoreApp:
         self.ready = False
         self.delivery = Delivery(client)
         self._client = client
-        self._controls = Controls(client)
+        self._controls = Controls(client, self.delivery)
         self._model = model
         self._key = None if api_key is None else api_key.encode()
         self._created = int(time.time())

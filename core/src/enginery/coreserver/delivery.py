@@ -60,6 +60,10 @@ class Delivery:
         if self._replies.pop(request.request_id, None) is not None:
             await self._client.abort_requests_async([request.request_id])
 
+    def ids(self) -> list[str]:
+        """Of all requests under way."""
+        return list(self._replies)
+
     def __len__(self) -> int:
         return len(self._replies)
 

@@ -116,9 +116,9 @@ class Frames:
         assert last is not None  # the caller waited for it
         if last.error is not None:
             return stream_error(error_of(last))
-        frames = self._frame({**self._piece(""), "finish_reason": str(last.finish_reason)})
-        if self._wanted.chat:
-            frames = self._frame({"delta": {}, "finish_reason": str(last.finish_reason)})
+        piece = {"delta": {}} if self._wanted.chat else self._piece("")
+        why = {"finish_reason": str(last.finish_reason), "stop_reason": last.stop_reason}
+        frames = self._frame({**piece, **why})
         if self._wanted.include_usage:
             counts = {**self._head, "choices": [], "usage": total.usage()}
             frames += b"data: " + _encode(counts) + b"\n\n"
@@ -135,6 +135,7 @@ class Frames:
             "index": 0,
             "logprobs": None,
             "finish_reason": str(last.finish_reason),
+            "stop_reason": last.stop_reason,  # vLLM's: the stop string or token
         }
         if self._wanted.chat:
             choice["message"] = {"role": "assistant", "content": text}

@@ -62,6 +62,8 @@ _SHORT_HEAD = 4096
 
 _EVENT_STREAM = b"text/event-stream"
 _KEEPING = frozenset({b"keep-alive", b"close"})
+_EMPTY = frozenset({204, 304})
+"""Whatever their heads say, no body follows: a client would take one for the next reply."""
 
 
 class Framing(msgspec.Struct):  # made for each reply: a dataclass takes twice as long
@@ -92,7 +94,7 @@ class ResponseHead(msgspec.Struct):
     """The fields as lines, without those that are no client's business; filled in by `parse_head`."""
 
     streams: bool = False
-    """It begins an event stream, not an error; filled in by `parse_head`."""
+    """It begins an event stream, not an error, and may have a body; filled in by `parse_head`."""
 
     def get(self, name: bytes) -> bytes:
         """The first value of the field ``name``, in lower case; empty where there is none."""
@@ -104,19 +106,19 @@ class ResponseHead(msgspec.Struct):
 
 def parse_head(head: bytes, *, bodiless: bool = False) -> ResponseHead:
     """As `read_head`; heads that differ in nothing but the length of their bodies are read once."""
-    if bodiless:
-        return read_head(head, bodiless=True)
-    known = _HEADS.get(head)
-    if known is not None:
-        return known
-    length = _LENGTH.search(head)
-    if length is None or head.lower().count(b"content-length") > 1:
-        return _remember(head, read_head(head))
-    key = head[: length.start(1)] + b"0" + head[length.end(1) :]
-    known = _HEADS.get(key) or _remember(key, read_head(key))
+    length = None if bodiless else _LENGTH.search(head)
+    if length is None:
+        return read_head(head, bodiless=True) if bodiless else _known(head)
+    start, end = length.span(1)
+    key = head[:start] + b"0" + head[end:]
+    known = _HEADS.get(key)
+    if known is None:
+        if head.lower().count(b"content-length") > 1:
+            return read_head(head)
+        known = _known(key)
     framing = known.framing
-    if framing.length is not None and known.status >= 200 and known.status not in {204, 304}:
-        framing = Framing(length=int(length[1]))
+    if framing.length is not None and known.status >= 200 and known.status not in _EMPTY:
+        framing = Framing(False, int(length[1]))
     return ResponseHead(
         known.status,
         known.reason,
@@ -128,12 +130,16 @@ def parse_head(head: bytes, *, bodiless: bool = False) -> ResponseHead:
     )
 
 
-def _remember(key: bytes, head: ResponseHead) -> ResponseHead:
-    if len(_HEADS) >= _REMEMBERED:
-        _HEADS.clear()
-    if len(key) <= _SHORT_HEAD:
-        _HEADS[key] = head
-    return head
+def _known(head: bytes) -> ResponseHead:
+    """As `read_head`; one without a length, or whose length was taken out, is read once."""
+    found = _HEADS.get(head)
+    if found is None:
+        found = read_head(head)
+        if len(_HEADS) >= _REMEMBERED:
+            _HEADS.clear()
+        if len(head) <= _SHORT_HEAD:
+            _HEADS[head] = found
+    return found
 
 
 def read_head(head: bytes, *, bodiless: bool = False) -> ResponseHead:
@@ -175,7 +181,8 @@ def read_head(head: bytes, *, bodiless: bool = False) -> ResponseHead:
     code = int(status[2])
     if codings and (codings != [b"chunked"] or length is not None or status[1] == b"0"):
         raise BadEngineReply("the engine's reply has two lengths, or an unknown transfer coding")
-    if bodiless or code < 200 or code in {204, 304}:
+    empty = bodiless or code < 200 or code in _EMPTY
+    if empty:
         framing = Framing(length=0)
     elif codings:
         framing = Framing(chunked=True)
@@ -191,7 +198,9 @@ def read_head(head: bytes, *, bodiless: bool = False) -> ResponseHead:
         b"".join(
             [b"%b: %b\r\n" % field for field in fields if not field[0].startswith(_NOT_RELAYED)]
         ),
-        code < 400 and dict(reversed(fields)).get(b"content-type", b"").startswith(_EVENT_STREAM),
+        code < 400
+        and not empty
+        and dict(reversed(fields)).get(b"content-type", b"").startswith(_EVENT_STREAM),
     )
 
 

@@ -135,7 +135,7 @@ class Relay:
         else:
             self._body = body_reader(head.framing)
         self.on_body = self._opening
-        if rest:
+        if rest or head.framing.length == 0:
             self._opening(rest)
 
     def on_lost(self, error: Exception | None) -> None:
@@ -392,8 +392,6 @@ class Relay:
         error = EngineTimeout(f"{self.lease.variant.id} did not send {what} in {limit:g} s")
         self._fail(error, Outcome.TIMEOUT)
         return error
-
-    # -- inside ------------------------------------------------------------------------------------
 
     # -- what the client gets --------------------------------------------------------------------------
 

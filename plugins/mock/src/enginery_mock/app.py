@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import os
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -39,6 +40,7 @@ from enginery_mock.devices import Ledger
 from enginery_mock.faults import TokensToCrash
 from enginery_mock.flags import ServerConfig
 from enginery_mock.generation import check_room, generate, read_generation
+from enginery_mock.halting import Halts, Work
 from enginery_mock.printing import say
 from enginery_mock.sending import Pace, send_stream, send_whole
 from enginery_mock.sleeping import MODES, PARTS, Sleeper
@@ -78,7 +80,8 @@ class MockApp:
         self._slots = Slots(
             config.slots, config.max_queue, journal=os.environ.get(JOURNAL_VARIABLE)
         )
-        self._sleeper = Sleeper(config, self._slots, ledger)
+        self._halts = Halts()
+        self._sleeper = Sleeper(config, self._slots, self._halts, ledger)
         tokens = config.crash_after_tokens
         self._pace = Pace(
             config.ttft_ms / 1000,
@@ -101,6 +104,7 @@ class MockApp:
                 web.post(f"{CHAT_PATH}/input_tokens", self._input_tokens),
                 web.post(f"{MESSAGES_PATH}/count_tokens", self._count_tokens),
                 web.post("/tokenize", self._tokenize),
+                web.post("/abort_requests", self._abort_requests),
                 web.get("/mock/requests", self._requests),
             ]
         )
@@ -110,6 +114,9 @@ class MockApp:
                     web.post("/sleep", self._sleep),
                     web.post("/wake_up", self._wake_up),
                     web.get("/is_sleeping", self._is_sleeping),
+                    web.post("/pause", self._pause),
+                    web.post("/resume", self._resume),
+                    web.get("/is_paused", self._is_paused),
                 ]
             )
         return app
@@ -148,6 +155,7 @@ class MockApp:
             created=self._created,
             owned_by="enginery-mock",
             context_length=self._config.context_length,
+            max_model_len=self._config.context_length,  # vLLM's name for it
         )
         return web.json_response(models_list([card]))
 
@@ -164,7 +172,10 @@ class MockApp:
         return web.json_response(anthropic.token_count(request_tokens(MESSAGES_PATH, body.object)))
 
     async def _tokenize(self, request: web.Request) -> web.Response:
+        """llama.cpp's, by ``content``; with ``prompt``, vLLM's."""
         body = await _body(request)
+        if "prompt" in body.object:
+            return web.json_response(self._tokens_of_prompt(body))
         content = body.get("content", "")
         if not isinstance(content, str):
             raise InvalidRequest("content must be a string", param="content")
@@ -174,13 +185,26 @@ class MockApp:
             tokens = [{"id": token_id(piece), "piece": piece} for piece in found]
         return web.json_response({"tokens": tokens})
 
+    def _tokens_of_prompt(self, body: DecodedBody) -> dict[str, Any]:
+        prompt = body.get("prompt")
+        if not isinstance(prompt, str):
+            raise InvalidRequest("prompt must be a string", param="prompt")
+        found = pieces(prompt)
+        return {
+            "count": len(found),
+            "max_model_len": self._config.context_length,
+            "tokens": list(map(token_id, found)),
+            "token_strs": found if body.get("return_token_strs") is True else None,
+        }
+
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         wanted = read_generation(request.path, await _body(request))
         reply = generate(wanted, seed=self._config.seed, context_length=self._config.context_length)
         send = send_stream if wanted.stream else send_whole
         name = request.headers.get("x-request-id") or wanted.user or reply.id
         async with self._working(name, wanted.prompt_tokens):
-            return await send(request, wanted, reply, self._config.model, self._pace)
+            with Work(self._halts, reply.id) as work:
+                return await send(request, wanted, reply, self._config.model, self._pace, work)
 
     async def _vectors(self, request: web.Request) -> web.Response:
         wanted = read_vectors(request.path, await _body(request))
@@ -204,15 +228,22 @@ class MockApp:
                 await asyncio.Event().wait()
             yield
 
-    # -- sleep, as vLLM has it -----------------------------------------------------------------
+    async def _abort_requests(self, request: web.Request) -> web.Response:
+        """vLLM's: ``{"request_ids": [...]}``, the ids of replies; none is all. Those in line are not ended."""
+        ids = (await _body(request)).get("request_ids") or None
+        if ids is not None and not (isinstance(ids, list) and all(isinstance(i, str) for i in ids)):
+            raise InvalidRequest("request_ids must be a list of strings", param="request_ids")
+        known = None if ids is None else frozenset(re.split("[-_]", name)[-1] for name in ids)
+        told = self._halts.end_all(known)
+        return web.json_response({"status": "aborted", "aborted": told})
+
+    # -- sleep and pause, as vLLM has them -----------------------------------------------------
 
     async def _sleep(self, request: web.Request) -> web.Response:
-        level, mode = request.query.get("level", "1"), request.query.get("mode", "wait")
+        level = request.query.get("level", "1")
         if level not in map(str, self._config.sleep_levels):
             raise InvalidRequest(f"level must be one of {self._config.sleep_levels}", param="level")
-        if mode not in MODES:
-            raise InvalidRequest(f"mode must be one of {sorted(MODES)}", param="mode")
-        await self._sleeper.sleep(int(level))
+        await self._sleeper.sleep(int(level), _mode(request))
         return web.json_response({"status": "sleeping", "level": int(level)})
 
     async def _wake_up(self, request: web.Request) -> web.Response:
@@ -225,6 +256,24 @@ class MockApp:
 
     async def _is_sleeping(self, request: web.Request) -> web.Response:  # noqa: ARG002  # aiohttp's signature
         return web.json_response({"is_sleeping": self._sleeper.is_sleeping})
+
+    async def _pause(self, request: web.Request) -> web.Response:
+        await self._sleeper.pause(_mode(request))
+        return web.json_response({"status": "paused"})
+
+    async def _resume(self, request: web.Request) -> web.Response:  # noqa: ARG002  # aiohttp's signature
+        await self._sleeper.resume()
+        return web.json_response({"status": "resumed"})
+
+    async def _is_paused(self, request: web.Request) -> web.Response:  # noqa: ARG002  # aiohttp's signature
+        return web.json_response({"is_paused": self._sleeper.is_sleeping})
+
+
+def _mode(request: web.Request) -> str:
+    mode = request.query.get("mode", "abort")
+    if mode not in MODES:
+        raise InvalidRequest(f"mode must be one of {sorted(MODES)}", param="mode")
+    return mode
 
 
 async def _body(request: web.Request) -> DecodedBody:

@@ -50,6 +50,9 @@ def read_generation(path: str, body: DecodedBody) -> Generation:
     prompt = _prompt(body) if path == COMPLETIONS_PATH else _messages(path, body)
     if _integer(body, "n", least=1) not in {None, 1}:
         raise InvalidRequest("the mock engine gives one choice: n must be 1", param="n")
+    temperature = body.get("temperature")
+    if type(temperature) in {int, float} and temperature < 0:
+        raise InvalidRequest("temperature must be at least 0", param="temperature")
     limits = [_integer(body, name, least=1) for name in _LIMITS]
     return Generation(
         path=path,
@@ -143,8 +146,10 @@ def _include_usage(body: DecodedBody) -> bool:
     options = body.get("stream_options")
     if options is None:
         return False
-    if not isinstance(options, dict):
-        raise InvalidRequest("stream_options must be an object", param="stream_options")
+    if not (isinstance(options, dict) and body.stream):
+        raise InvalidRequest(
+            "stream_options must be an object, and needs stream", param="stream_options"
+        )
     return options.get("include_usage") is True
 
 

@@ -172,8 +172,8 @@ class MockPlugin:
 
     @hookimpl
     async def sleep(self, engine: RunningEngine, level: int) -> None:
-        """Returns when the memory is back."""
-        await self._tell(engine, f"/sleep?level={level}")
+        """Returns when the memory is back; what runs ends first."""
+        await self._tell(engine, f"/sleep?level={level}&mode=wait")
 
     @hookimpl
     async def wake_up(self, engine: RunningEngine) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
@@ -61,7 +61,7 @@ class Reply:
         id: hexadecimal, without a prefix.
         pieces: its tokens as text, in order.
         finish_reason: ``"stop"`` at its own end or a stop string, ``"length"`` when it was cut,
-            ``"tool_calls"`` when it calls a tool.
+            ``"tool_calls"`` when it calls a tool, ``"abort"`` when the server was told to end it.
         tool: the tool that it calls; then the pieces are those of the arguments, as JSON.
         stop: the stop string before which it ended, if any.
     """
@@ -76,6 +76,10 @@ class Reply:
     def text(self) -> str:
         """The whole text."""
         return "".join(self.pieces)
+
+    def ended(self, tokens: int) -> Reply:
+        """The same, but told to end after so many tokens."""
+        return replace(self, pieces=self.pieces[:tokens], finish_reason="abort", stop=None)
 
 
 def make_reply(

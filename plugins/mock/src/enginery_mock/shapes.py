@@ -41,7 +41,7 @@ def frames(wanted: Generation, reply: Reply, model: str, created: int) -> Iterat
 
 
 def _chat(wanted: Generation, reply: Reply, model: str, created: int) -> dict[str, Any]:
-    return openai.chat_completion(
+    whole = openai.chat_completion(
         id=f"chatcmpl-{reply.id}",
         created=created,
         model=model,
@@ -52,6 +52,7 @@ def _chat(wanted: Generation, reply: Reply, model: str, created: int) -> dict[st
         if reply.tool
         else (),
     )
+    return _told(whole, reply)
 
 
 def _chat_frames(wanted: Generation, reply: Reply, model: str, created: int) -> Iterator[Frame]:
@@ -70,12 +71,12 @@ def _chat_frames(wanted: Generation, reply: Reply, model: str, created: int) -> 
             True,
             _frame(chunk(delta={"tool_calls": [more]} if reply.tool else {"content": piece})),
         )
-    yield False, _frame(chunk(delta={}, finish_reason=reply.finish_reason))
+    yield False, _frame(_told(chunk(delta={}, finish_reason=reply.finish_reason), reply))
     yield from _end(chunk, wanted, reply)
 
 
 def _text(wanted: Generation, reply: Reply, model: str, created: int) -> dict[str, Any]:
-    return openai.text_completion(
+    whole = openai.text_completion(
         id=f"cmpl-{reply.id}",
         created=created,
         model=model,
@@ -83,6 +84,7 @@ def _text(wanted: Generation, reply: Reply, model: str, created: int) -> dict[st
         finish_reason=reply.finish_reason,
         usage=openai.usage(wanted.prompt_tokens, len(reply.pieces)),
     )
+    return _told(whole, reply)
 
 
 def _text_frames(wanted: Generation, reply: Reply, model: str, created: int) -> Iterator[Frame]:
@@ -92,7 +94,7 @@ def _text_frames(wanted: Generation, reply: Reply, model: str, created: int) -> 
     )
     for piece in reply.pieces:
         yield True, _frame(chunk(text=piece))
-    yield False, _frame(chunk(text="", finish_reason=reply.finish_reason))
+    yield False, _frame(_told(chunk(text="", finish_reason=reply.finish_reason), reply))
     yield from _end(chunk, wanted, reply)
 
 
@@ -100,6 +102,13 @@ def _end(chunk: Callable[..., dict[str, Any]], wanted: Generation, reply: Reply)
     if wanted.include_usage:
         yield False, _frame(chunk(usage=openai.usage(wanted.prompt_tokens, len(reply.pieces))))
     yield False, DONE
+
+
+def _told(ended: dict[str, Any], reply: Reply) -> dict[str, Any]:
+    """Add `stop_reason`, as vLLM has it: the stop string, where that was the end."""
+    if reply.stop is not None:
+        ended["choices"][0]["stop_reason"] = reply.stop
+    return ended
 
 
 def _frame(chunk: dict[str, Any]) -> bytes:

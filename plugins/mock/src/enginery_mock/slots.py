@@ -87,9 +87,12 @@ class Slots:
             "ids": list(self._ids),
         }
 
-    async def pause(self) -> None:
-        """Give out no slot until `resume`; returns when none is in use."""
+    def pause(self) -> None:
+        """Give out no slot until `resume`."""
         self._paused = True
+
+    async def idle(self) -> None:
+        """Returns when no slot is in use."""
         await self._idle.wait()
 
     def resume(self) -> None:

@@ -55,7 +55,9 @@ def embed(text: str | list[int], *, seed: int, dimensions: int = DIMENSIONS) -> 
         told = hashlib.shake_128(f"{seed} {word}".encode()).digest(dimensions)
         for at, byte in enumerate(told):
             sums[at] += byte - 127.5
-    length = math.sqrt(math.fsum(value * value for value in sums)) or 1.0
+    if not any(sums):  # tokens whose vectors cancel out
+        sums[0] = 1.0
+    length = math.sqrt(math.fsum(value * value for value in sums))
     return [value / length for value in sums]
 
 

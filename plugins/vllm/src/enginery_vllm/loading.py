@@ -16,6 +16,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import pydantic
+
 from enginery import EngineStartFailed, Variant
 from enginery_vllm.command import engine_flags
 from enginery_vllm.options import options_of
@@ -46,6 +48,7 @@ def load_engine(variant: Variant) -> Any:
     with _environment():
         _import()
         arguments = _arguments(variant, list(flags))
+        _leave_a_core()
         from vllm.v1.engine.llm_engine import LLMEngine
 
         try:
@@ -89,6 +92,20 @@ def _import() -> None:
         ) from error
 
 
+def _leave_a_core() -> None:
+    """On a CPU, one thread less than cores, as vLLM itself has it in a worker process, but not in one process.
+
+    Its threads spin while they wait for each other: on two busy cores two of them made some 10 tokens a second where one
+    makes hundreds. ``OMP_NUM_THREADS`` in the environment says otherwise.
+    """
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu() and "OMP_NUM_THREADS" not in os.environ:
+        import torch
+
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - 1))
+
+
 def _arguments(variant: Variant, flags: list[str]) -> Any:
     """The ``EngineArgs`` that these flags mean, read by the parser that vLLM's server has."""
     from vllm.engine.arg_utils import EngineArgs
@@ -116,6 +133,8 @@ def _arguments(variant: Variant, flags: list[str]) -> Any:
 
 
 def _short(error: BaseException) -> str:
-    """The error's name and first lines: vLLM's can be pages long, and the log has them."""
+    """What it says, in a few lines: vLLM's can be pages long, and the log has them."""
+    if isinstance(error, pydantic.ValidationError):
+        return "; ".join(found["msg"].removeprefix("Value error, ") for found in error.errors())
     text = "\n".join(str(error).strip().splitlines()[:5])
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -111,7 +111,7 @@ class VllmOptions(BaseModel):
     max_num_queued_reqs: int | None = Field(
         default=None,
         ge=1,
-        description="Requests that may wait inside vLLM; one more gets 503. None: without bound, which "
+        description="Requests that may wait inside vLLM, each of `n` for itself; more get 503. None: without bound, which "
         "is no harm: the gateway sends no more than `parallel` at once.",
     )
     enforce_eager: bool = Field(

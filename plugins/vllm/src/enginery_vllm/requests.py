@@ -114,7 +114,6 @@ INSTEAD: Mapping[str, str] = {
     "best_of": "n",
     "mirostat": "temperature and top_p",
     "typical_p": "top_p or min_p",
-    "prompt_cache_key": "cache_salt",
     "guided_decoding_backend": "the flag --structured-outputs-config",
 }
 """What a warning may recommend. ``functions`` are not translated: their reply has another shape."""

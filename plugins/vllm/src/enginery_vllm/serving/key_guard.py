@@ -25,9 +25,11 @@ __all__ = ["PROOF", "KeyGuard", "proof_of"]
 PROOF = "enginery_proof"
 
 _SERVING = ("/v1/", "/v2/")
+_COMMANDS = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
+"""They are there with ``VLLM_ALLOW_RUNTIME_LORA_UPDATING``: files are read, and models change for everybody."""
 _SERVING_EXACTLY = frozenset(
     {
-        *("/health", "/ping", "/version", "/load", "/metrics", "/is_sleeping", "/is_paused"),
+        *("/health", "/ping", "/version", "/load", "/metrics", "/metrics/", "/is_sleeping"),
         *("/tokenize", "/detokenize", "/tokenizer_info", "/invocations", "/generative_scoring"),
         *("/score", "/rerank", "/pooling", "/classify", "/docs", "/redoc", "/openapi.json"),
     }
@@ -64,7 +66,8 @@ class KeyGuard:
         if not hmac.compare_digest(sent, f"Bearer {key}".encode()):
             return 401, "this engine wants the key that it was started with"
         path = scope["path"]
-        if path in _SERVING_EXACTLY or path.startswith(_SERVING):
+        serves = path in _SERVING_EXACTLY or path.startswith(_SERVING)
+        if serves and path not in _COMMANDS:
             return None
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         proofs = [value for name, value in query if name == PROOF]
