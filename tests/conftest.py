@@ -27,10 +27,7 @@ Loops = dict[str, Callable[[], asyncio.AbstractEventLoop]]
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Loops:
-    """asyncio's own, as for applications in Python; each that there is for what is marked ``both_loops``.
-
-    A gateway's directory says something else: its users get uvloop.
-    """
+    """asyncio's own, as for applications in Python; each that there is for what is marked ``both_loops``."""
     return LOOPS if item.get_closest_marker("both_loops") else {"asyncio": LOOPS["asyncio"]}
 
 

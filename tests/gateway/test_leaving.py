@@ -16,6 +16,8 @@ import pytest
 from enginery.gateway import Gateway
 from support.gateways import in_flight, serving
 
+pytestmark = pytest.mark.both_loops
+
 PATHS: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hello"}]},
     "/v1/completions": {"prompt": "Hello"},

@@ -13,6 +13,8 @@ import pytest
 from support.gateways import in_flight, serving
 from support.raw_engine import RawEngine, stream_head
 
+pytestmark = pytest.mark.both_loops
+
 CHAT = "/v1/chat/completions"
 KEEP_ALIVE = ": keep-alive\n\n"
 LONG = 60_000

@@ -10,6 +10,8 @@ from enginery.engine.endpoints import endpoint_of_url, free_endpoint, unix_endpo
 from enginery.errors import ConfigError
 from enginery.values import Endpoint
 
+pytestmark = pytest.mark.both_loops
+
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_a_free_endpoint_can_be_listened_on(host) -> None:

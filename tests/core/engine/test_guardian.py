@@ -16,6 +16,8 @@ from enginery.engine import guardian
 from enginery.engine.guardian.family import descendants
 from enginery.engine.guardian.messages import send, split_messages
 
+pytestmark = pytest.mark.both_loops
+
 PROGRAM = str(Path(guardian.__file__).with_name("__main__.py"))
 
 words = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)

@@ -19,6 +19,8 @@ from enginery.engine.transport import HttpTransport
 from enginery.values import Endpoint
 from support.blind_machine import BlindLauncher
 
+pytestmark = pytest.mark.both_loops
+
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 HELLO = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}
 SERVES_BLINDLY = """

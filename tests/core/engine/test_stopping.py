@@ -21,6 +21,8 @@ from support.processes import (
     sleeper,
 )
 
+pytestmark = pytest.mark.both_loops
+
 KILL_AFTER = 30.0
 """Seconds that a busy machine has for what takes milliseconds."""
 

@@ -24,6 +24,8 @@ from enginery.engine.sockets import LONGEST_PATH, SocketDirectory
 from enginery.engine.transport import HttpTransport, open_session
 from enginery.values import Endpoint
 
+pytestmark = pytest.mark.both_loops
+
 HELLO = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}
 MOCK = {"engine": "mock"}
 SILENT = {"engine": "openai", "binary": "true", "args": ["--port", "{port}"]}

@@ -11,6 +11,8 @@ from enginery.gateway.sent import Reply
 from support.byte_engine import chunked, stream_of
 from support.relaying import Scene
 
+pytestmark = pytest.mark.both_loops
+
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 UNTIL_CLOSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"

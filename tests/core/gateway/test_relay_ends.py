@@ -12,6 +12,8 @@ from enginery.gateway.sent import Deadlines
 from support.byte_engine import REPLY, chunked, one_reply, stream_of
 from support.relaying import Scene, error_frame, in_loop, only, pieces_of
 
+pytestmark = pytest.mark.both_loops
+
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n%b\r\n"
 CHUNKED = HEAD % b"Transfer-Encoding: chunked\r\n"
 UNTIL_CLOSE = HEAD % b"Connection: close\r\n"

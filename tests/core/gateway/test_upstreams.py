@@ -16,6 +16,8 @@ from enginery.gateway.upstreams import IDLE_LIMIT, UpstreamPool
 from enginery.values import Endpoint
 from support.byte_engine import Line, RawEngine, chunked, gateway_to, one_reply, post, stream_of
 
+pytestmark = pytest.mark.both_loops
+
 PATIENCE = 30.0
 HEAD = b"POST /v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n"
 HELLO = {"model": "m", "messages": []}
