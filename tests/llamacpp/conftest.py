@@ -12,6 +12,7 @@ import http.client
 import importlib.util
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -33,6 +34,7 @@ SCRIPT = ROOT / "scripts" / "make_models.py"
 TOKENIZER = ROOT / "scripts" / "tiny_tokenizer.py"
 KEY = "a-key-of-this-spawn"
 DEADLINE = 30.0
+LISTENS = re.compile(r"enginery_llamacpp\.server: listening on ").match
 
 
 @dataclass
@@ -82,10 +84,11 @@ class Server:
         return RunningEngine(self.variant, self.endpoint, self.process.pid, transport)
 
     def wait_ready(self) -> None:
+        """Until it is well, and has said so: it is well a moment before it has handlers of signals."""
         deadline = time.monotonic() + DEADLINE
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError):
-                if self.request("/health").status == 200:
+                if self.request("/health").status == 200 and any(map(LISTENS, self.lines)):
                     return
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = self.process.wait(0.01)  # the pause between two looks

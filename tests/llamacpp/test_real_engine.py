@@ -123,8 +123,6 @@ def test_it_leaves_by_its_stop_plan_with_a_request_in_flight(start, stream) -> N
 
 def test_it_leaves_at_once_when_idle(start) -> None:
     with start("tiny-chat") as server:
-        # its loop answers this; it is healthy a moment before it has handlers of signals
-        assert server.request("/slots").status == 200
         assert server.stop() == 0
 
 

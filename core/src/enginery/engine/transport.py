@@ -105,7 +105,12 @@ class HttpTransport:
                 headers = {name.lower(): value for name, value in reply.headers.items()}
                 return EngineReply(reply.status, headers, await reply.read())
         except TimeoutError as error:
-            raise EngineTimeout(f"no answer from {endpoint.base_url}{path} in time") from error
+            route = path.partition("?")[0]  # a query may hold a secret, and errors are shown
+            raise EngineTimeout(f"no answer from {endpoint.base_url}{route} in time") from error
+        except aiohttp.ClientResponseError as error:  # its own words have the whole URL
+            raise EngineUnreachable(
+                f"{endpoint.base_url} does not speak HTTP: {error.message}"
+            ) from None
         except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError) as error:
             raise EngineUnreachable(f"{endpoint.base_url}: {error}") from error
 
