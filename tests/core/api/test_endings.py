@@ -265,6 +265,15 @@ def test_usage_is_found_in_whole_replies(shape: str, expected: Usage, text: str)
     assert usage_of(body[-TAIL_BYTES:]) == expected
 
 
+def test_the_last_usage_counts_however_it_is_written() -> None:
+    events = (
+        b'data: {"id":1,"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n',
+        b'data: {"id": 1, "usage": {"prompt_tokens": 1, "completion_tokens": 7}}\n\n',
+    )
+    assert usage_of(b"".join(events)) == Usage(1, 7)
+    assert usage_of(b"".join(reversed(events))) == Usage(1, 1)
+
+
 def test_embeddings_of_llama_cpp_state_their_usage_first() -> None:
     body = b'{"model":"m","object":"list","usage":{"prompt_tokens":6,"total_tokens":6},"data":['
     body += b"0.123456789," * 1000 + b"0]}"

@@ -275,8 +275,8 @@ def usage_of(tail: bytes, head: bytes = b"") -> Usage | None:
 
 def _usual_usage(tail: bytes) -> Usage | None:
     """The last usage, written as nearly all engines do; None: look more closely, which takes a few µs more."""
-    start = tail.rfind(b'"usage":{') + 8
-    if start < 9 or tail[start - 9] not in b",{":
+    start = tail.rfind(b'"usage"') + 8
+    if start < 9 or tail[start - 1 : start + 1] != b":{" or tail[start - 9] not in b",{":
         return None
     end = tail.find(b"}", start) + 1
     while end and tail.count(b"{", start, end) > tail.count(b"}", start, end):
