@@ -10,7 +10,7 @@ Priorities are vLLM's: strictly by number, then by arrival, without aging.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from enginery import Capabilities, InvalidRequest, UnsupportedOperation, Variant
@@ -41,7 +41,11 @@ class VllmBackend:
     """
 
     def __init__(self, variant: Variant, engine: Any = None) -> None:
-        self._engine = load_engine(variant) if engine is None else engine
+        self._hold_threads: Callable[[], None] = lambda: None
+        if engine is None:
+            engine, threads = load_engine(variant)
+            self._hold_threads = threads.hold
+        self._engine = engine
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         self._params_class = SamplingParams
@@ -113,6 +117,7 @@ class VllmBackend:
 
     def step(self, timeout: float = 0.0) -> list[EngineCoreOutput]:  # noqa: ARG002  # it works, never waits
         """Compute one step. Whatever vLLM raises comes out: there is no going on after it."""
+        self._hold_threads()
         outputs = []
         counts = self._counts
         for said in self._engine.step():
@@ -191,6 +196,7 @@ class VllmBackend:
 
     def execute_dummy_batch(self) -> None:
         """One step of made-up tokens."""
+        self._hold_threads()
         self._engine.engine_core.execute_dummy_batch()
 
     def get_stats(self) -> dict[str, float]:

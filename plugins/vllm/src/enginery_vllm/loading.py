@@ -20,6 +20,7 @@ import pydantic
 
 from enginery import EngineStartFailed, Variant
 from enginery_vllm.command import engine_flags
+from enginery_vllm.cpu_threads import CpuThreads
 from enginery_vllm.options import options_of
 from enginery_vllm.program import is_installed
 
@@ -35,8 +36,8 @@ _UNLESS_SET = {
 }
 
 
-def load_engine(variant: Variant) -> Any:
-    """A ``vllm.v1.engine.llm_engine.LLMEngine`` with its model loaded.
+def load_engine(variant: Variant) -> tuple[Any, CpuThreads]:
+    """A ``vllm.v1.engine.llm_engine.LLMEngine`` with its model loaded, and what each thread that steps it has to hold.
 
     Args:
         variant: of the engine_type ``vllm``.
@@ -48,7 +49,8 @@ def load_engine(variant: Variant) -> Any:
     with _environment():
         _import()
         arguments = _arguments(variant, list(flags))
-        _leave_a_core()
+        threads = CpuThreads()
+        threads.hold()
         from vllm.v1.engine.llm_engine import LLMEngine
 
         try:
@@ -61,7 +63,7 @@ def load_engine(variant: Variant) -> Any:
         raise EngineStartFailed(
             f"{variant.id}: the model generates no text; vLLM's own server embeds and ranks"
         )
-    return engine
+    return engine, threads
 
 
 @contextlib.contextmanager
@@ -90,20 +92,6 @@ def _import() -> None:
         raise EngineStartFailed(
             f"vLLM is installed in {sys.prefix}, but cannot be imported: {_short(error)}"
         ) from error
-
-
-def _leave_a_core() -> None:
-    """On a CPU, one thread less than cores, as vLLM itself has it in a worker process, but not in one process.
-
-    Its threads spin while they wait for each other: on two busy cores two of them made some 10 tokens a second where one
-    makes hundreds. ``OMP_NUM_THREADS`` in the environment says otherwise.
-    """
-    from vllm.platforms import current_platform
-
-    if current_platform.is_cpu() and "OMP_NUM_THREADS" not in os.environ:
-        import torch
-
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - 1))
 
 
 def _arguments(variant: Variant, flags: list[str]) -> Any:
