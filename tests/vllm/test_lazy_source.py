@@ -18,7 +18,7 @@ PATIENCE = 30.0
 class Door:
     """A factory whose engine is ready when the door is opened."""
 
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self, error: BaseException | None = None) -> None:
         self.opened = threading.Event()
         self.calls = 0
         self.clients: list[EngineCoreClient] = []
@@ -92,6 +92,16 @@ def test_a_wrong_parameter_is_refused_before_anything_starts(engines) -> None:
         engine.generate_stream("Hi", mirostat=2)
     assert door.calls == 0
     assert engine.get_stats()["requests"] == 0
+
+
+def test_code_that_ends_the_program_while_it_loads_is_a_failure_too(engines) -> None:
+    door = Door(SystemExit(3))
+    _, engine = engines(door)
+    stream = engine.generate_stream("Hi")
+    door.opened.set()
+    with pytest.raises(EngineStartFailed, match="SystemExit"):
+        stream.collect()
+    assert not engine.is_available
 
 
 def test_a_start_that_failed_is_told_to_all_and_stays_failed(engines) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from enginery import EngineClosedError, EngineryError
+from enginery import EngineClosedError, EngineryError, EngineStartFailed
 from enginery.enginecore import EngineCoreClient
 from enginery.streaming import StreamRequest, TokenFeed, TokenSource, core_source
 from enginery.streaming.core_routing import core_request
@@ -102,7 +102,8 @@ class LazySource:
     def _load(self) -> None:
         try:
             client = self._make()
-        except Exception as error:  # noqa: BLE001  # whatever it is, those who wait are told
+        except (Exception, SystemExit) as raised:  # noqa: BLE001  # whatever it is, those who wait are told
+            error = raised if isinstance(raised, Exception) else _failed(raised)
             with self._lock:
                 self._loading, self._failure = False, error
                 waiting, self._waiting = self._waiting, []
@@ -120,6 +121,11 @@ class LazySource:
                 self._waiting.clear()
         if closed:
             client.shutdown()
+
+
+def _failed(end: SystemExit) -> EngineStartFailed:
+    """A model's own code may end a program; a thread would only end itself, without a word."""
+    return EngineStartFailed(f"what it loads wanted to end the program: {end!r}")
 
 
 def _again(error: Exception) -> Exception:
