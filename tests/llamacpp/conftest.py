@@ -34,7 +34,8 @@ SCRIPT = ROOT / "scripts" / "make_models.py"
 TOKENIZER = ROOT / "scripts" / "tiny_tokenizer.py"
 KEY = "a-key-of-this-spawn"
 DEADLINE = 30.0
-LISTENS = re.compile(r"enginery_llamacpp\.server: listening on ").match
+LISTENS = re.compile(r"enginery_llamacpp\.server: listening on ").search
+"""Perhaps in the middle of one of llama.cpp's own lines: its log has a thread of its own."""
 
 
 @dataclass
