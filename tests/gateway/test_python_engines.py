@@ -190,6 +190,7 @@ async def _ends(process: psutil.Process) -> bool:
 async def test_what_plugin_new_writes_works_before_a_line_is_changed(engine, text) -> None:
     async with serving({"m": {"engine": engine}}) as gateway, client_of(gateway) as client:
         assert await said(client, "m") == text
+        assert await said(client, "m", stream=True) == text
 
 
 @pytest.mark.usefixtures("found")

@@ -107,6 +107,13 @@ def test_a_denied_plugin_is_listed_as_blocked_with_the_reason(enginery, tmp_path
     assert rows["llama.cpp"]["state"] == "ready"
 
 
+def test_no_plugin_is_begun_under_the_name_of_an_engine_that_is_there(enginery, tmp_path):
+    done = enginery("plugin", "new", "mock")
+    assert done.code == 1
+    assert "an engine 'mock' is installed already" in done.err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_good_settings_file_is_confirmed(enginery, tmp_path):
     (tmp_path / "enginery.yaml").write_text(
         "models:\n  m:\n    engine: mock\n    variants:\n"

@@ -83,6 +83,7 @@ def test_a_file_that_holds_no_secret_is_named_with_its_place(tmp_path, content, 
     with pytest.raises(ConfigError, match=why) as raised:
         load_settings(file, environ={})
     assert f"{file}:3:7: server.api_keys[0]" in raised.value.message
+    assert f"the secret's file {secret} cannot be read" in raised.value.message
     assert "xxx" not in raised.value.message
 
 

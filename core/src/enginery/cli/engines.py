@@ -37,9 +37,6 @@ _COLOURS = {
 _UP_AND_CLEAR = "\x1b[H\x1b[2J"
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="As JSON.")
-variant_option = click.option(
-    "--variant", help="One variant of it; default: as the gateway sees fit."
-)
 
 
 @click.command()
@@ -109,7 +106,7 @@ async def ps(
 
 @click.command()
 @click.argument("model")
-@variant_option
+@click.option("--variant", help="One variant of it; default: as the gateway sees fit.")
 @as_json_option
 @gateway_options
 @run_async
@@ -125,7 +122,7 @@ async def load(
 
 @click.command()
 @click.argument("model")
-@variant_option
+@click.option("--variant", help="One variant of it; default: all.")
 @click.option("--now", is_flag=True, help="Do not wait for its open requests: they fail.")
 @as_json_option
 @gateway_options

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from enginery import API_VERSION, __version__
+from enginery.plugins import PluginRegistry
 
 __all__ = ["package_files", "plugin"]
 
@@ -99,14 +100,18 @@ class Handler(BaseHTTPRequestHandler):
         self.reply({{"status": "ok"}})
 
     def do_POST(self):
-        said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][-1]
-        message = {{"role": "assistant", "content": said["content"]}}
-        choice = {{"index": 0, "message": message, "finish_reason": "stop"}}
-        self.reply({{"object": "chat.completion", "choices": [choice]}})
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        stream = asked.get("stream", False)
+        said = {{"role": "assistant", "content": asked["messages"][-1]["content"]}}
+        choice = {{"index": 0, "finish_reason": "stop", "delta" if stream else "message": said}}
+        kind = "chat.completion.chunk" if stream else "chat.completion"
+        self.reply({{"object": kind, "choices": [choice]}}, stream=stream)
 
-    def reply(self, body):
-        data = json.dumps(body).encode()
+    def reply(self, body, *, stream=False):
+        text = json.dumps(body)
+        data = (f"data: {{text}}\\n\\ndata: [DONE]\\n\\n" if stream else text).encode()
         self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream" if stream else "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
@@ -161,6 +166,8 @@ def new(*, name: str, backend: bool, directory: Path | None) -> None:
             f"{name!r}: lower-case letters and digits, joined by dots, dashes or underscores",
             param_hint="NAME",
         )
+    if name in {row.engine_type for row in PluginRegistry().rows()}:
+        raise click.ClickException(f"an engine '{name}' is installed already: choose another name")
     files = package_files(name, backend=backend)
     folder = directory or Path(f"enginery-{re.sub('[._]', '-', name)}")
     if folder.exists() and any(folder.iterdir()):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from types import TracebackType
@@ -200,8 +201,10 @@ class Gateway:
             await self._site.start()
         except OSError as error:
             await self._runner.cleanup()
+            code = error.errno or 0  # of a name that is unknown it is below 0
+            why = os.strerror(code) if code > 0 else error.strerror or error
             raise ConfigError(
-                f"cannot listen on {self._host}:{self._port}: {error.strerror or error}",
+                f"cannot listen on {self._host}:{self._port}: {why}",
                 param="server.port",
             ) from error
         self._watch.start()

@@ -75,11 +75,12 @@ def read_secret_files(layer: Layer) -> None:
             continue
         mark = layer.marks.get(loc, Mark())
         layer.marks[loc] = Mark(mark.key, mark.value, mark.written or text)
+        path = Path(text.removeprefix(_FILE))
         try:
-            put(_content(Path(text.removeprefix(_FILE))))
+            put(_content(path))
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error)
-            layer.problems.append(Problem(loc, f"the secret's file cannot be read: {why}"))
+            layer.problems.append(Problem(loc, f"the secret's file {path} cannot be read: {why}"))
 
 
 def _content(path: Path) -> str:
