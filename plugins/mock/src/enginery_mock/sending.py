@@ -6,6 +6,7 @@ say (`shapes`), or who waits for it. Runs inside a slot; when the client leaves,
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -75,28 +76,30 @@ async def send_stream(
     """
     response = web.StreamResponse(headers=STREAM_HEADERS)
     over = await work.rest(pace.ttft)
-    await response.prepare(request)
-    created = int(time.time())
-    pause = 0.0  # the first token came with `ttft`
-    tokens = sent = 0
-    for is_token, frame in frames(wanted, reply, model, created):
-        if is_token:
-            # Also without a pause: a long reply must not keep the others from the event loop.
-            over = over or await work.rest(pause)
-            if over:
-                break
-            pause = pace.itl
-            tokens += 1
-        await response.write(frame)
-        sent += 1
-        if is_token and pace.on_token is not None:
-            pace.on_token()
-        if sent == pace.die_at_frame:
-            os._exit(KILLED)
-    if over and tokens < len(reply.pieces):
-        for _, frame in islice(frames(wanted, reply.ended(tokens), model, created), sent, None):
+    # A connection that closes is written to until aiohttp cancels us, which is a moment later.
+    with contextlib.suppress(ConnectionResetError):
+        await response.prepare(request)
+        created = int(time.time())
+        pause = 0.0  # the first token came with `ttft`
+        tokens = sent = 0
+        for is_token, frame in frames(wanted, reply, model, created):
+            if is_token:
+                # Also without a pause: a long reply must not keep the others from the event loop.
+                over = over or await work.rest(pause)
+                if over:
+                    break
+                pause = pace.itl
+                tokens += 1
             await response.write(frame)
-    await response.write_eof()
+            sent += 1
+            if is_token and pace.on_token is not None:
+                pace.on_token()
+            if sent == pace.die_at_frame:
+                os._exit(KILLED)
+        if over and tokens < len(reply.pieces):
+            for _, frame in islice(frames(wanted, reply.ended(tokens), model, created), sent, None):
+                await response.write(frame)
+        await response.write_eof()
     return response
 
 
