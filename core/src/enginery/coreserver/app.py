@@ -6,6 +6,7 @@ Knows: paths, status codes, who may ask, and what is said while the model loads.
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import math
 import time
@@ -144,14 +145,16 @@ class CoreApp:
         chunked = request.version >= HttpVersion11
         if chunked:
             response.enable_chunked_encoding()
-        await response.prepare(request)
-        await response.write(frames.first() + reply.taken())
-        transport = request.transport
-        if transport is not None and not reply.over.done():
-            reply.attach(transport, chunked=chunked)
-        await reply.over
-        await response.write(reply.taken() + frames.end(reply.total))
-        await response.write_eof()
+        # a connection that closes refuses what is written, a moment before aiohttp cancels us
+        with contextlib.suppress(ConnectionResetError):
+            await response.prepare(request)
+            await response.write(frames.first() + reply.taken())
+            transport = request.transport
+            if transport is not None and not reply.over.done():
+                reply.attach(transport, chunked=chunked)
+            await reply.over
+            await response.write(reply.taken() + frames.end(reply.total))
+            await response.write_eof()
         return response
 
     # -- tokens --------------------------------------------------------------------------------
