@@ -51,7 +51,7 @@ class Family:
         return found
 
     def shared_memory(self) -> set[str]:
-        """Files of shared memory that any of them has open."""
+        """Files of shared memory that any of them has open. Takes seconds: look before a stream begins, or it is over."""
         found = set()
         for process in self.processes():
             with contextlib.suppress(psutil.Error):

@@ -91,8 +91,8 @@ async def test_a_kill_of_the_inner_engine_core_ends_everything_and_the_next_requ
 ) -> None:
     ask(client)
     restarts = row_of(house, "tiny")["restarts"]
-    chunks = stream(client)
     before, shared = family.processes(), family.shared_memory()
+    chunks = stream(client)
     assert len(before) >= 3
     assert shared
     family.one("EngineCore").kill()
@@ -111,8 +111,8 @@ async def test_a_kill_of_the_server_ends_everything_and_the_next_request_is_serv
     house, client, family, eventually
 ) -> None:
     ask(client)
-    chunks = stream(client)
     before, shared = family.processes(), family.shared_memory()
+    chunks = stream(client)
     psutil.Process(row_of(house, "tiny")["pid"]).kill()
     with pytest.raises(openai.APIError, match="killed by SIGKILL") as caught:
         for _ in chunks:
@@ -128,8 +128,8 @@ async def test_a_stop_with_a_request_in_flight_keeps_to_its_plan_and_leaves_noth
     house, client, family, eventually
 ) -> None:
     ask(client)
-    chunks = stream(client)
     before, shared = family.processes(), family.shared_memory()
+    chunks = stream(client)
     house.call(house.gateway.manager.unload("tiny", drain=False))  # raises if anything survives it
     assert row_of(house, "tiny")["state"] == "stopped"
     with pytest.raises(openai.APIError, match="unloaded"):
