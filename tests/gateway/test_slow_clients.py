@@ -105,7 +105,7 @@ async def test_half_open_connections_are_closed_and_slow_nobody(fast: bool) -> N
     kinds = list(HALF_OPEN)
     async with (
         RawEngine(answer) as engine,
-        serving(engine, fast, header=1.0, body_grace=1.0, body_rate=1e6, linger=0.1) as gateway,
+        serving(engine, fast, header=2.0, body_grace=2.0, body_rate=1e6, linger=0.1) as gateway,
         aiohttp.ClientSession(gateway.base_url) as client,
         AsyncExitStack() as stack,
     ):
