@@ -40,9 +40,8 @@ _FEATURES = {
 }
 
 
-class Wanted(
-    msgspec.Struct
-):  # these three are made for each request: a dataclass takes twice as long
+# The next three are made for each request: a dataclass takes twice as long.
+class Wanted(msgspec.Struct):
     """One request that may be served: what it asks for and by whom."""
 
     request: EngineRequest

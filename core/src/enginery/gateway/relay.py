@@ -50,7 +50,6 @@ COLLECT_LIMIT = 8 * 2**20
 FLOWING = 5.0
 """Seconds since the last bytes for which an engine is taken to be at work on a reply."""
 
-_EVENT_STREAM = b"text/event-stream"
 
 _FIRST_WORDS: dict[Api, bytes] = {"responses": b".delta", "messages": b"_delta"}
 """What a stream's first token is known by. These APIs say first that they begin; others, with the first event."""
