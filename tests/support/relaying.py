@@ -14,6 +14,7 @@ from enginery.engine.lease import Lease
 from enginery.errors import EngineCrashed, EngineryError
 from enginery.gateway.relay import Relay
 from enginery.gateway.sent import Reply, Sent
+from enginery.gateway.underway import UnderWay
 from enginery.gateway.upstreams import Upstream
 from enginery.values import Endpoint, Variant
 from support.replies import Got, read_replies
@@ -173,14 +174,14 @@ class Scene:
         self.client = MemoryClient()
         assert self.client.transport is not None
         self.socket = self.client.transport
-        self.relays: set[Relay] = set()
+        self.relays = UnderWay()
         self.sent = Sent(api, "req-1", **sent)
         self.relay = relay(
             self.client,
             self.lease,
             self.upstream,
             self.sent,
-            self.done.append,
+            lambda _, result: self.done.append(result),
             self.relays,
             lambda _, seconds: self.first.append(seconds),
             asyncio.get_running_loop().time,
@@ -205,10 +206,11 @@ class Scene:
         return bytes(self.socket.wrote)
 
     def say(self, *pieces: bytes) -> None:
-        """The engine's bytes, as they come off its socket."""
+        """The engine's bytes, as they come off its socket, each in a turn of the loop."""
         for piece in pieces:
             if not self.engine.is_closing():
                 self.upstream.data_received(piece)
+            self.relays.flush()
 
     def hang_up(self, error: Exception | None = None) -> None:
         """The engine's connection ends."""

@@ -61,6 +61,10 @@ class Endpoint:
     scheme: Literal["http", "https"] = "http"
     prefix: str = ""
 
+    def __hash__(self) -> int:
+        """Of what tells most of them apart: each request asks for it."""
+        return self.port or hash(self.unix_path)
+
     @classmethod
     def from_url(cls, url: str, *, api_key: str | None = None) -> Endpoint:
         """The endpoint that a `base_url` names; the port defaults to the scheme's.

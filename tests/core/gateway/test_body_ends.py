@@ -13,8 +13,7 @@ PIECES = st.lists(st.binary(min_size=1, max_size=3000), max_size=40)
 
 
 def ends_of(pieces: list[bytes], *, in_chunks: bool) -> BodyEnds:
-    ends = BodyEnds()
-    ends.in_chunks = in_chunks
+    ends = BodyEnds(in_chunks=in_chunks)
     walk = ChunkWalk()
     for piece in pieces:
         ends.add(walk.feed(chunk(piece)) if in_chunks else piece)

@@ -75,7 +75,7 @@ async def test_a_stream_that_comes_at_once_tells_it_before_its_end():
     scene = Scene()
     order: list[str] = []
     scene.relay._on_first = lambda *_: order.append("first")
-    scene.relay._on_done = lambda _: order.append("over")
+    scene.relay._on_done = lambda *_: order.append("over")
     scene.say(HEAD + chunked(*stream_of("one")))
     await scene.settle()
     assert order == ["first", "over"]

@@ -153,7 +153,8 @@ def decode_body(raw: bytes) -> DecodedBody:
     """
     if not raw.strip(b" \t\n\r"):
         raise InvalidRequest("the body is empty; a JSON object is needed")
-    _check_utf8(raw)
+    if not raw.isascii():
+        _check_utf8(raw)
     spans: Mapping[str, Span] | None = None
     try:
         fields = _FIELDS.decode(raw)
@@ -193,8 +194,6 @@ def _decode_by_field(raw: bytes) -> tuple[JSONObject, Mapping[str, Span]]:
 
 
 def _check_utf8(raw: bytes) -> None:
-    if raw.isascii():
-        return
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError as error:

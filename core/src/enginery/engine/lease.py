@@ -89,7 +89,7 @@ class Lease:
         if self.error is not None:
             callback(self.error)
         elif self._on_release is not None:
-            self._on_evict = (*self._on_evict, callback)
+            self._on_evict += (callback,)
 
     def evict(self, error: EngineryError) -> None:
         """Called by the manager: the engine is going, or gone."""

@@ -21,15 +21,20 @@ _COMMENTS = re.compile(rb"(?:(?::[^\r\n]*)?[\r\n])+\Z")
 
 
 class BodyEnds:
-    """Both ends of one body. ``in_chunks``: what is added are whole chunks, not payload."""
+    """Both ends of one body.
 
-    in_chunks = False
-    _first = b""
-    _size = 0
-    _dropped = 0
+    Args:
+        in_chunks: what is added are whole chunks, not payload.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_dropped", "_first", "_in_chunks", "_pieces", "_size")
+
+    def __init__(self, *, in_chunks: bool = False) -> None:
+        self._in_chunks = in_chunks
         self._pieces: deque[bytes] = deque()
+        self._first = b""
+        self._size = 0
+        self._dropped = 0
 
     @property
     def size(self) -> int:
@@ -47,7 +52,7 @@ class BodyEnds:
 
     def first(self) -> bytes:
         """The payload's first bytes, as far as they came at once."""
-        return payload_of(self._first) if self.in_chunks else self._first
+        return payload_of(self._first) if self._in_chunks else self._first
 
     def last(self, size: int = TAIL_BYTES) -> bytes:
         """The payload's last bytes: ``size`` at least, or all where it is shorter."""
@@ -72,7 +77,7 @@ class BodyEnds:
         return len(kept) / events if events else 0.0
 
     def _payload(self, piece: bytes) -> bytes:
-        return payload_of(piece) if self.in_chunks else piece
+        return payload_of(piece) if self._in_chunks else piece
 
     def _trim(self) -> None:
         """Whole pieces, and of small ones more than `TAIL_BYTES`: their framing is not payload."""

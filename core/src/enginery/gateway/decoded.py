@@ -24,6 +24,7 @@ from enginery.errors import BadEngineReply, EngineError, EngineryError
 from enginery.gateway.framing import ResponseHead
 from enginery.gateway.relay import Relay
 from enginery.gateway.sent import Client, Reply, Sent, Source
+from enginery.gateway.underway import UnderWay
 from enginery.gateway.upstreams import Upstream
 from enginery.plugins.transforms import encode_made
 from enginery.values import JSONObject, ResponseTransform
@@ -48,8 +49,8 @@ class Reading(Relay):
         lease: Lease,
         upstream: Upstream,
         sent: Sent,
-        on_done: Callable[[Reply | EngineryError | None], None],
-        relays: set[Relay],
+        on_done: Callable[[Relay, Reply | EngineryError | None], None],
+        relays: UnderWay,
         on_first: Callable[[Lease, float], None],
         now: Callable[[], float] = monotonic,
     ) -> None:
@@ -77,12 +78,12 @@ class Reading(Relay):
         async for piece in self._pipe.pieces():
             yield piece
 
-    def _ended(self, result: Reply | EngineryError | None) -> None:
+    def _ended(self, _: Relay, result: Reply | EngineryError | None) -> None:
         error = result.error if isinstance(result, Reply) else result
         self._pipe.end(error)
         if error is not None and not self._head_came.done():
             self._head_came.set_exception(error)
-        self._told(result)
+        self._told(self, result)
 
     def _send_head(self) -> None:
         self._answering = True

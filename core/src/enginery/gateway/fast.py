@@ -19,7 +19,7 @@ from enginery.gateway.answers import raw_error
 from enginery.gateway.inference import Finished, Inference
 from enginery.gateway.limits import BodyBudget
 from enginery.gateway.relay import Relay
-from enginery.gateway.request_head import new_request_id, request_id_of
+from enginery.gateway.request_head import new_request_id_line, request_id_line
 from enginery.gateway.sent import Client, Reply, Sent
 from enginery.gateway.upstreams import UpstreamPool
 from enginery.gateway.watch import Watch
@@ -91,6 +91,7 @@ class FastPath:
         self._budget = budget
         self._admits = admits
         self._try_lease = inference.manager.try_lease
+        self._relays = watch.relays
         self._heads: dict[bytes, _Head] = {}
         self.body_limit = LONGEST
         """Bytes of a body; the long way tells whoever sends more."""
@@ -173,51 +174,61 @@ class FastPath:
                 lease.release(Outcome.REJECTED)
         if upstream is None:
             return False
-        given = head.request_id
-        if given is None:
-            request_id = new_request_id()
-        else:
-            request_id = request_id_of(given.decode("latin-1")).encode()
         limits, payload = wanted.entry.limits, outgoing.payload
-        extra = b"x-request-id: %b\r\n" % request_id
-        cancel = limits.on_disconnect == "cancel"
-        deadlines = self._watch.deadlines(limits)
-        sent = Sent(head.api, "", extra, True, True, False, cancel, deadlines)  # by place: 0.2 µs
-        first = inference.head(lease.endpoint, path, len(payload), head.passed, request_id)
-        budget, size = self._budget, len(body)
-
-        def on_done(result: Reply | EngineryError | None) -> None:
-            budget.used -= size
-            reply = error = None
-            if type(result) is Reply:
-                reply = result
-            elif isinstance(result, EngineryError):
-                error = result
-            inference.on_finished(
-                Finished(
-                    path,
-                    wanted.route.entry.name,
-                    lease.variant,
-                    lease.queue_s,
-                    lease.swap_s,
-                    reply,
-                    error,
-                    lease.request_id,
-                    wanted.request.stream,
-                    overhead,
-                )
-            )
-            if error is not None and client.transport is not None:
-                client.transport.write(raw_error(error, sent))
-            over(error is not None or (reply is not None and reply.keep_alive))
-
-        budget.used += size
+        given = head.request_id
+        extra = new_request_id_line() if given is None else request_id_line(given)
+        sent = Sent(  # by place: 0.2 µs
+            head.api,
+            "",
+            extra,
+            True,
+            True,
+            False,
+            limits.on_disconnect == "cancel",
+            self._watch.deadlines(limits),
+            path,
+            wanted.entry.name,
+            wanted.request.stream,
+            began,
+            len(body),
+            over,
+        )
+        self._budget.used += len(body)
         lease.reported = True
-        relays, on_first = self._watch.relays, inference.on_first_token
-        relay = Relay(client, lease, upstream, sent, on_done, relays, on_first)
-        overhead = relay.began - began
+        first = inference.head(lease.endpoint, path, len(payload), head.passed, extra)
+        relay = Relay(
+            client, lease, upstream, sent, self._ended, self._relays, inference.on_first_token
+        )
         upstream.send(relay, first, payload)
         return True
+
+    def _ended(self, relay: Relay, result: Reply | EngineryError | None) -> None:
+        sent, lease = relay.sent, relay.lease
+        self._budget.used -= sent.size
+        reply = error = None
+        if type(result) is Reply:
+            reply = result
+        elif isinstance(result, EngineryError):
+            error = result
+        self._inference.on_finished(
+            Finished(
+                sent.path,
+                sent.model,
+                lease.variant,
+                lease.queue_s,
+                lease.swap_s,
+                reply,
+                error,
+                lease.request_id,
+                sent.stream,
+                relay.began - sent.began,
+            )
+        )
+        transport = relay.client.transport
+        if error is not None and transport is not None:
+            transport.write(raw_error(error, sent))
+        if sent.over is not None:
+            sent.over(error is not None or (reply is not None and reply.keep_alive))
 
 
 def _read_fields(head: bytes, start: int) -> dict[bytes, bytes] | None:

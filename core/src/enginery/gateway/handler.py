@@ -163,7 +163,11 @@ class InferenceHandler:
             if (value := request.headers.get(name.decode(), "").encode("utf-8", "surrogateescape"))
         }
         head = self._inference.head(
-            lease.endpoint, way.path, len(outgoing.payload), passed, way.sent.request_id.encode()
+            lease.endpoint,
+            way.path,
+            len(outgoing.payload),
+            passed,
+            b"x-request-id: %b\r\n" % way.sent.request_id.encode(),
         )
         way.asked = True
         waited = lease.queue_s + lease.swap_s
@@ -268,7 +272,7 @@ class InferenceHandler:
     ) -> Reply:
         done: asyncio.Future[Reply | EngineryError] = asyncio.get_running_loop().create_future()
 
-        def on_done(result: Reply | EngineryError | None) -> None:
+        def on_done(_: Relay, result: Reply | EngineryError | None) -> None:
             if result is not None and not done.done():
                 done.set_result(result)
 
@@ -295,8 +299,12 @@ class InferenceHandler:
     ) -> web.StreamResponse:
         """Folded or transformed replies."""
         results: list[Reply | EngineryError | None] = []
+
+        def on_done(_: Relay, result: Reply | EngineryError | None) -> None:
+            results.append(result)
+
         relays, on_first = self._watch.relays, self._inference.on_first_token
-        reading = Reading(client, lease, upstream, way.sent, results.append, relays, on_first)
+        reading = Reading(client, lease, upstream, way.sent, on_done, relays, on_first)
         upstream.send(reading, head, outgoing.payload)
         transform = outgoing.transform
         try:

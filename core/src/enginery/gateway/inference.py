@@ -205,11 +205,12 @@ class Inference:
         path: str,
         length: int,
         passed: Mapping[bytes, bytes],
-        request_id: bytes,
+        own: bytes,
     ) -> bytes:
         """The head of the request to the engine.
 
-        Made from scratch: nothing of the client's but ``passed``, never a credential of its.
+        Made from scratch: nothing of the client's but ``passed``, never a credential of its. ``own`` are lines of
+        ours, each with its CRLF.
         """
         first = self._heads.get((endpoint, path))
         if first is None:
@@ -222,12 +223,7 @@ class Inference:
                 "Content-Type: application/json\r\n"
             ).encode()
         more = b"".join([b"%b: %b\r\n" % field for field in passed.items()]) if passed else b""
-        return b"%b%bx-request-id: %b\r\nContent-Length: %d\r\n\r\n" % (
-            first,
-            more,
-            request_id,
-            length,
-        )
+        return b"%b%b%bContent-Length: %d\r\n\r\n" % (first, more, own, length)
 
     def on_finished(self, done: Finished) -> None:
         """A request is over. Whoever counts may fail at it: the client's connection must go on."""

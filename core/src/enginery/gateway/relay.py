@@ -40,6 +40,7 @@ from enginery.gateway.framing import (
     chunk,
 )
 from enginery.gateway.sent import Client, Progress, Reply, Sent
+from enginery.gateway.underway import UnderWay
 from enginery.gateway.upstreams import REST, Upstream
 
 __all__ = ["Relay"]
@@ -50,6 +51,10 @@ COLLECT_LIMIT = 8 * 2**20
 FLOWING = 5.0
 """Seconds since the last bytes for which an engine is taken to be at work on a reply."""
 
+
+_NO_CHUNKS = ChunkWalk()
+_NO_BODY = BodyEnds()
+"""Of a reply that is no stream, or has not come: nothing is added to them."""
 
 _FIRST_WORDS: dict[Api, bytes] = {"responses": b".delta", "messages": b"_delta"}
 """What a stream's first token is known by. These APIs say first that they begin; others, with the first event."""
@@ -63,21 +68,34 @@ class Relay:
         lease: ended when the upstream connection is.
         upstream: where it comes from; the request is not sent yet.
         sent: the request.
-        on_done: called once, with the `Reply`, or the error where the client has got nothing yet, or None
-            where the client left before the end.
-        relays: holds this one for as long as it is under way; `look` is called for each.
+        on_done: called once, with this relay and the `Reply`, or the error where the client has got nothing yet,
+            or None where the client left before the end.
+        relays: holds this one for as long as it is under way; `look` is called for each. A stream's chunks but for
+            the first and the last are written at the end of the loop's turn.
         on_first: called with the lease, and the seconds since the sending, before a stream's first token goes on.
         now: seconds, the clock of `look`. Not the loop's: asking for the running loop costs a system call.
     """
 
-    # what most requests leave as it is
-    _body: Body | None = None
-    _explaining: asyncio.Task[None] | None = None
-    _first_byte_at: float | None = None
-    _head: ResponseHead | None = None
-    _paused = False
-    _reads = 0
-    _size = 0
+    __slots__ = (
+        *("_answering", "_body", "_ends", "_explaining", "_first_byte_at", "_head", "_looked_at"),
+        *(
+            "_looked_reads",
+            "_now",
+            "_on_done",
+            "_on_first",
+            "_paused",
+            "_pieces",
+            "_reads",
+            "_relays",
+        ),
+        *("_size", "_transport", "_unread", "_upstream", "_walk", "_write", "began", "client"),
+        *("lease", "on_body", "sent"),
+    )
+
+    on_body: Callable[[bytes], None]
+    _pieces: list[bytes]
+    _size: int
+    _unread: tuple[int, float]
 
     def __init__(
         self,
@@ -85,31 +103,35 @@ class Relay:
         lease: Lease,
         upstream: Upstream,
         sent: Sent,
-        on_done: Callable[[Reply | EngineryError | None], None],
-        relays: set[Relay],
+        on_done: Callable[[Relay, Reply | EngineryError | None], None],
+        relays: UnderWay,
         on_first: Callable[[Lease, float], None],
         now: Callable[[], float] = monotonic,
     ) -> None:
-        assert client.transport is not None
+        transport = client.transport
+        assert transport is not None
+        self.client = client
         self.lease = lease
+        self.sent = sent
+        self.began = self._looked_at = now()
         self._now = now
         self._relays = relays
-        self.sent = sent
-        self.on_body: Callable[[bytes], None] = self._collected
-        self._client: Client | None = client
-        self._transport: asyncio.Transport = client.transport
-        self._write: Callable[[bytes], object] = client.transport.write
+        self._transport: asyncio.Transport = transport
+        self._write: Callable[[bytes], object] = transport.write
         self._upstream = upstream
-        self._on_done: Callable[[Reply | EngineryError | None], None] | None = on_done
+        self._on_done: Callable[[Relay, Reply | EngineryError | None], None] | None = on_done
         self._on_first = on_first
-        self._walk = ChunkWalk()
-        self._pieces: list[bytes] = []
-        self._ends = BodyEnds()
         self._answering = sent.committed
         """The client has a head, so that only the body can tell an error."""
-        self.began = began = now()
-        self._looked = (-1, began)
-        self._unread = (0, began)
+        self._head: ResponseHead | None = None
+        self._body: Body | None = None
+        self._walk = _NO_CHUNKS
+        self._ends = _NO_BODY
+        self._reads = 0
+        self._looked_reads = -1
+        self._first_byte_at: float | None = None
+        self._explaining: asyncio.Task[None] | None = None
+        self._paused = False
         client.relay = self
         relays.add(self)
         lease.on_evict(self._evicted)
@@ -125,14 +147,19 @@ class Relay:
                 self._end_collected(head, rest, surplus=False)
                 return
             body = self._body = body_reader(head.framing)
+            self._pieces = []
+            self._size = 0
+            self.on_body = self._collected
             if rest or body.ended:
                 self._collected(rest)
             return
         self._send_head()
         if head.framing.chunked and self.sent.chunked:
-            self._ends.in_chunks = True
+            self._walk = ChunkWalk()
+            self._ends = BodyEnds(in_chunks=True)
         else:
             self._body = body_reader(head.framing)
+            self._ends = BodyEnds()
         self.on_body = self._opening
         if rest or head.framing.length == 0:
             self._opening(rest)
@@ -162,6 +189,7 @@ class Relay:
             self._first_byte_at = now = self._now()
             self._on_first(self.lease, now - self.began)
         passes(data)
+        self._relays.flush()  # nobody waits for it any longer than for its arrival
 
     def _walked(self, data: bytes) -> None:
         self._reads += 1
@@ -169,10 +197,11 @@ class Relay:
         ready = walk.feed(data)
         if ready:
             self._ends.add(ready)
+            if not walk.ended:
+                self._relays.later(self, ready)
+                return
         if walk.ended:
             self._end_stream(ready)
-        elif ready:
-            self._write(ready)
 
     def _reframed(self, data: bytes) -> None:
         self._reads += 1
@@ -184,7 +213,7 @@ class Relay:
         if self._body.ended:
             self._end_stream(framed)
         elif framed:
-            self._write(framed)
+            self._relays.later(self, framed)
 
     def _collected(self, data: bytes) -> None:
         self._reads += 1
@@ -202,6 +231,7 @@ class Relay:
                 raise BadEngineReply(f"{self.lease.variant.id} answered with what is no stream")
             self._send_head()
             self.on_body = self._reframed
+            self._ends = BodyEnds()
             whole, self._pieces = b"".join(self._pieces), []
             self._ends.add(whole[:TAIL_BYTES])
             self._ends.add(whole[-TAIL_BYTES:])
@@ -210,6 +240,7 @@ class Relay:
     # -- ends ----------------------------------------------------------------------------------------
 
     def _end_stream(self, last: bytes) -> None:
+        self._relays.flush()
         streams = self._head is not None and self._head.streams
         tail = self._ends.last(SHORT_TAIL)
         broken = streams and stream_ending(self.sent.api, tail) == "truncated"
@@ -265,8 +296,8 @@ class Relay:
         self.lease.release(outcome)
         self._relays.discard(self)
         self.on_body = _nowhere  # a bound method of its own would keep it for the collector
-        client, self._client = self._client, None
-        if client is not None and client.relay is self:
+        client = self.client
+        if client.relay is self:
             client.relay = None
 
     def _finish(
@@ -284,28 +315,29 @@ class Relay:
             return
         now, first = self._now(), self._first_byte_at
         done(
+            self,
             Reply(
                 200 if self._head is None or self.sent.committed else self._head.status,
                 outcome,
                 self.sent.keep_alive and self.sent.chunked and not self._transport.is_closing(),
                 None if first is None else first - self.began,
                 now - self.began,
-                self._reads,
                 usage,
                 error,
-            )
+            ),
         )
 
     def _fail(self, error: EngineryError, outcome: Outcome, *, reusable: bool = False) -> None:
         """End it with an error: as a reply while the client has none, else in its stream."""
         if self._answering:
+            self._relays.flush()
             self._send_error(error)
             self._finish(outcome, None, reusable=reusable, error=error)
             return
         self._close(outcome, reusable=reusable)
         done, self._on_done = self._on_done, None
         if done is not None:
-            done(error)
+            done(self, error)
 
     async def _explain(self, cause: Exception) -> None:
         try:
@@ -324,7 +356,6 @@ class Relay:
 
     def client_left(self) -> None:
         """The client's connection is gone: the engine is told so, by closing its own, or heard out."""
-        self._client = None
         if self._on_done is None:
             return
         if self._explaining is not None:
@@ -336,7 +367,12 @@ class Relay:
             return
         done, self._on_done = self._on_done, None
         self._close(Outcome.CLIENT_GONE)
-        done(None)
+        done(self, None)
+
+    def pass_on(self, data: bytes) -> None:
+        """The loop's turn is over: write what came in it, unless everything is over."""
+        if self._on_done is not None:
+            self._write(data)
 
     def pause(self) -> None:
         """The client reads more slowly than the engine writes."""
@@ -349,12 +385,12 @@ class Relay:
         """The client has caught up."""
         if self._paused:
             self._paused = False
-            self._looked = (-1, self._now())
+            self._looked_reads, self._looked_at = -1, self._now()
             self._upstream.resume()
 
     def flows(self, now: float) -> bool:
         """Whether its engine has sent something of a reply within the last seconds."""
-        return self._head is not None and now - self._looked[1] <= FLOWING
+        return self._head is not None and now - self._looked_at <= FLOWING
 
     def progress(self, now: float) -> Progress:
         """How far it has come, for whoever watches it."""
@@ -379,13 +415,12 @@ class Relay:
             elif now - since > deadlines.write_stall:
                 self._transport.abort()  # `client_left` follows
             return None
-        reads, since = self._looked
-        if reads != self._reads and not self._ends.only_comments(self._reads - reads):
-            self._looked = (self._reads, now)
+        before, self._looked_reads = self._looked_reads, self._reads
+        if before != self._reads and not self._ends.only_comments(self._reads - before):
+            self._looked_at = now
             return None
-        self._looked = (self._reads, since)
         limit = deadlines.first_byte if self._head is None else deadlines.stall
-        if now - since <= limit:
+        if now - self._looked_at <= limit:
             return None
         what = "a first byte" if self._head is None else "anything more"
         error = EngineTimeout(f"{self.lease.variant.id} did not send {what} in {limit:g} s")

@@ -6,6 +6,7 @@ Knows: what the two doors, a relay, the error replies and the metrics tell each 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -64,6 +65,10 @@ class Sent(msgspec.Struct):  # one for each request: a dataclass takes twice as 
         committed: a head was sent already.
         cancel: when the client leaves, so does the request; else the engine is heard out.
         deadlines: when to give up.
+        path, model, stream: what was asked for.
+        began: when the gateway had it, in the clock of `Relay`.
+        size: bytes of its body.
+        over: called when the reply is written, with whether the connection may be used again; None: nobody asks.
     """
 
     api: Api
@@ -74,6 +79,12 @@ class Sent(msgspec.Struct):  # one for each request: a dataclass takes twice as 
     committed: bool = False
     cancel: bool = True
     deadlines: Deadlines = Deadlines()  # frozen
+    path: str = ""
+    model: str = ""
+    stream: bool = False
+    began: float = 0.0
+    size: int = 0
+    over: Callable[[bool], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +114,6 @@ class Reply(msgspec.Struct):  # one for each request: a dataclass takes twice as
         first_byte_s: seconds from the sending to the first of the engine's stream, which a folded reply was, too;
             None where it sent none.
         total_s: seconds from the sending to the end.
-        reads: times that bytes came.
         usage: what the engine says that it cost.
         error: what broke it, after its head was sent.
     """
@@ -113,6 +123,5 @@ class Reply(msgspec.Struct):  # one for each request: a dataclass takes twice as
     keep_alive: bool
     first_byte_s: float | None = None
     total_s: float = 0.0
-    reads: int = 0
     usage: Usage | None = None
     error: EngineryError | None = None

@@ -84,12 +84,14 @@ class EngineHooks:
         self._in_threads: set[tuple[str, str]] = set()
         self._defaults = EngineDefaults()
         self._chains: dict[str, Sequence[tuple[Callable[..., Any], Sequence[str]]]] = {}
-        self._askers: dict[str, Callable[[EngineRequest, Variant], Any]] = {}
         self._pm = pluggy.PluginManager(PROJECT)
         self._pm.add_hookspecs(EngineSpec)
         self._pm.register(self._defaults)
         self._pm.register(plugin)
         self._pm.check_pending()
+        self._transform_request = self._asker("transform_request")
+        self._transform_response = self._asker("transform_response")
+        self._prefers_stream = self._asker("prefers_stream")
 
     def implements(self, hook: str) -> bool:
         """True when the plugin itself answers ``hook``: callers skip work for those it does not."""
@@ -134,7 +136,7 @@ class EngineHooks:
 
     def transform_request(self, request: EngineRequest, variant: Variant) -> JSONObject | None:
         """See the hook."""
-        found = self._ask("transform_request", request, variant)
+        found = self._transform_request(request, variant)
         if found is None or type(found) is dict:
             return cast("JSONObject | None", found)
         return self._checked("transform_request", dict, found)
@@ -143,7 +145,7 @@ class EngineHooks:
         self, request: EngineRequest, variant: Variant
     ) -> ResponseTransform | None:
         """See the hook. What the transform itself raises is translated too."""
-        found = self._ask("transform_response", request, variant)
+        found = self._transform_response(request, variant)
         if found is None:
             return None
         found = self._checked("transform_response", object, found)
@@ -151,7 +153,7 @@ class EngineHooks:
 
     def prefers_stream(self, request: EngineRequest, variant: Variant) -> bool:
         """See the hook."""
-        found = self._ask("prefers_stream", request, variant)
+        found = self._prefers_stream(request, variant)
         return bool(found if type(found) is bool else self._checked("prefers_stream", bool, found))
 
     def parse_error(self, status: int, body: bytes) -> EngineryError | None:
@@ -242,17 +244,22 @@ class EngineHooks:
             raise self._failed(name, error) from error
         return self._checked(name, kind, found)
 
-    def _ask(self, name: str, request: EngineRequest, variant: Variant) -> Any:
-        """One of the hooks that are asked of each request: `_call`, but for the check of what they return."""
-        asker = self._askers.get(name)
-        if asker is None:
-            asker = self._askers[name] = _asker(self._chain(name))
-        try:
-            return asker(request, variant)
-        except EngineryError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise self._failed(name, error) from error
+    def _asker(self, name: str) -> Callable[[EngineRequest, Variant], Any]:
+        """One of the hooks that are asked of each request, as one function.
+
+        As `_call`, but for the check of what they return.
+        """
+        ask = _first_found(self._chain(name))
+
+        def asker(request: EngineRequest, variant: Variant) -> Any:
+            try:
+                return ask(request, variant)
+            except EngineryError:
+                raise
+            except (Exception, SystemExit) as error:
+                raise self._failed(name, error) from error
+
+        return asker
 
     def _checked(self, name: str, kind: type[T] | tuple[type, ...], found: Any) -> T | None:
         """What a pure hook returned, where it may."""
@@ -338,7 +345,7 @@ class EngineHooks:
         return PluginError(f"{self._who()}: {name} raised {type(error).__name__}: {error}")
 
 
-def _asker(
+def _first_found(
     chain: Sequence[tuple[Callable[..., Any], Sequence[str]]],
 ) -> Callable[[EngineRequest, Variant], Any]:
     """A chain of hooks of a request and a variant as one function; of one hook with both, that itself."""
@@ -346,14 +353,14 @@ def _asker(
     if len(parts) == 1:
         return parts[0]
 
-    def asker(request: EngineRequest, variant: Variant) -> Any:
+    def first_found(request: EngineRequest, variant: Variant) -> Any:
         for part in parts:
             found = part(request, variant)
             if found is not None:
                 return found
         return None
 
-    return asker
+    return first_found
 
 
 def _positional(

@@ -135,7 +135,7 @@ class LlamaCppPlugin:
     @hookimpl
     def prefers_stream(self, request: EngineRequest, variant: Variant) -> bool:
         """True for chats, completions, responses and messages: see `streams`. Not in process."""
-        return not options_of(variant.options).in_process and prefers_stream(request, variant)
+        return prefers_stream(request, variant)
 
     @hookimpl
     def parse_error(self, status: int, body: bytes) -> EngineryError | None:

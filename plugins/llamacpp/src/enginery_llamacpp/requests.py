@@ -49,12 +49,11 @@ def adapt(request: EngineRequest) -> Adapted:
     ignored: tuple[str, ...] = ()
     if not names.isdisjoint(body):
         ignored = tuple(sorted(name for name in names & body.keys() if body[name] is not None))
-    changes: dict[str, Any] = {}
+    # whole replies repeat the assistant's message anyway, and one that is folded from a stream only so
+    echo = path == CHAT and not request.stream and ends_with_assistant(body)
+    changes: dict[str, Any] = {"echo": True} if echo else {}
     if "tool_choice" in body or "text" in body:
-        changes = _forced_tool(path, body) | _text_format(path, body)
-    if path == CHAT and not request.stream and ends_with_assistant(body):
-        # whole replies repeat that message anyway, and one that is folded from a stream only so
-        changes["echo"] = True
+        changes |= _forced_tool(path, body) | _text_format(path, body)
     if not ignored and not changes:
         return _AS_IT_IS
     kept = {name: value for name, value in body.items() if name not in ignored}
@@ -64,7 +63,9 @@ def adapt(request: EngineRequest) -> Adapted:
 def ends_with_assistant(body: Mapping[str, Any]) -> bool:
     """True when the reply goes on from words that the client put into the assistant's mouth."""
     messages = body.get("messages")
-    last = messages[-1] if isinstance(messages, list) and messages else None
+    if not isinstance(messages, list) or not messages:
+        return False
+    last = messages[-1]
     return isinstance(last, dict) and last.get("role") == "assistant" and bool(last.get("content"))
 
 

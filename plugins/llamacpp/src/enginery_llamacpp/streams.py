@@ -29,9 +29,12 @@ def prefers_stream(request: EngineRequest, variant: Variant) -> bool:
     """True for a whole reply that is better put together from a stream."""
     if request.stream or request.path not in _FOLDED:
         return False
+    options = options_of(variant.options)
+    if options.in_process:
+        return False
     if _has_choices(request):
         return True  # only a stream says what all of them cost
-    if not options_of(variant.options).fold_replies:
+    if not options.fold_replies:
         return False
     # whole replies of messages begin with what the client put into the assistant's mouth, streams do not
     return not (request.path == MESSAGES and ends_with_assistant(request.body))
