@@ -155,6 +155,8 @@ class Command:
         ready_hint: a regular expression on one log line: a reason to look now, never proof.
         stop_plan: signals and waits.
         stop_argv: a command that stops what signals cannot reach (``docker stop NAME``).
+        check_argv: a short command with the same program, which ``enginery doctor`` runs: its last line says what
+            the program is (``vLLM 0.32.0``) or, when it ends with another status than 0, what is missing.
         log_level: the level at which the engine's output is logged; ``"warning"`` leaves the
             default, stdout at INFO and stderr at WARNING, for engines that use stderr sparingly.
     """
@@ -166,6 +168,7 @@ class Command:
     ready_hint: str | None = None
     stop_plan: StopPlan = field(default_factory=StopPlan)
     stop_argv: Sequence[str] | None = None
+    check_argv: Sequence[str] = ()
     log_level: Literal["debug", "info", "warning"] = "info"
 
 

@@ -13,11 +13,20 @@ from signal import SIGTERM
 from enginery import Command, Endpoint, EngineStartFailed, StopPlan, Variant
 from enginery_vllm.options import GIB, VllmOptions, options_of
 
-__all__ = ["API_KEY_VARIABLE", "READY_HINT", "SERVE", "STOP_PLAN", "build_command", "engine_flags"]
+__all__ = [
+    "ABOUT",
+    "API_KEY_VARIABLE",
+    "READY_HINT",
+    "SERVE",
+    "STOP_PLAN",
+    "build_command",
+    "engine_flags",
+]
 
 API_KEY_VARIABLE = "VLLM_API_KEY"
 
 SERVE = str(Path(__file__).with_name("serving") / "serve.py")
+ABOUT = str(Path(__file__).with_name("serving") / "about.py")
 GUARD = "key_guard.KeyGuard"
 
 STOP_PLAN = StopPlan(signals=((int(SIGTERM), 10.0),), kill_after=2.0)
@@ -60,6 +69,7 @@ def build_command(variant: Variant, endpoint: Endpoint, program: Sequence[str]) 
         health_path="/health",
         ready_hint=READY_HINT,
         stop_plan=STOP_PLAN,
+        check_argv=(*program, ABOUT),
         log_level="info",  # vLLM prints everything to stderr or stdout, whatever it means
     )
 
