@@ -153,6 +153,8 @@ class Command:
         cwd: working directory; None is the manager's own.
         health_path: what the default health check asks for.
         ready_hint: a regular expression on one log line: a reason to look now, never proof.
+        cause_hint: a regular expression on one log line: such lines are shown with the error when the engine
+            ends by itself, however much it printed after them.
         stop_plan: signals and waits.
         stop_argv: a command that stops what signals cannot reach (``docker stop NAME``).
         check_argv: a short command with the same program, which ``enginery doctor`` runs: its last line says what
@@ -166,6 +168,7 @@ class Command:
     cwd: str | None = None
     health_path: str = "/health"
     ready_hint: str | None = None
+    cause_hint: str | None = None
     stop_plan: StopPlan = field(default_factory=StopPlan)
     stop_argv: Sequence[str] | None = None
     check_argv: Sequence[str] = ()
