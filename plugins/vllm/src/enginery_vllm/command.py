@@ -76,6 +76,7 @@ def build_command(variant: Variant, endpoint: Endpoint, program: Sequence[str]) 
         cause_hint=CAUSE_HINT,
         stop_plan=STOP_PLAN,
         check_argv=(*program, ABOUT),
+        folder_variable="VLLM_RPC_BASE_PATH",  # its processes leave seven sockets there when they are killed
         log_level="info",  # vLLM prints everything to stderr or stdout, whatever it means
     )
 
