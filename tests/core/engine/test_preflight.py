@@ -83,7 +83,7 @@ def test_a_program_that_says_nothing_runs_at_least() -> None:
 
 
 def test_what_it_misses_is_told_in_its_words() -> None:
-    with pytest.raises(EngineStartFailed, match=r"^torch is missing$"):
+    with pytest.raises(EngineStartFailed, match=r"^\S+: torch is missing$"):
         ask_program(asking("import sys; sys.exit('torch is missing')"))
 
 

@@ -64,6 +64,7 @@ def ask_program(command: Command, patience: float = CHECK_PATIENCE) -> str:
     Raises:
         EngineStartFailed: it says what is missing, says nothing in time, or cannot be run.
     """
+    program = command.check_argv[0]
     try:
         done = subprocess.run(
             list(command.check_argv),
@@ -76,15 +77,13 @@ def ask_program(command: Command, patience: float = CHECK_PATIENCE) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise EngineStartFailed(
-            f"{command.check_argv[0]} says nothing for {patience:g} s"
-        ) from None
+        raise EngineStartFailed(f"{program} says nothing for {patience:g} s") from None
     except (OSError, ValueError) as error:
-        raise EngineStartFailed(f"{command.check_argv[0]} cannot be run: {error}") from error
+        raise EngineStartFailed(f"{program} cannot be run: {error}") from error
     said = [plain(line).strip() for line in done.stdout.decode(errors="replace").splitlines()]
     last = next((line for line in reversed(said) if line), None)
     if done.returncode:
         raise EngineStartFailed(
-            last or f"{command.check_argv[0]} ends with status {done.returncode}"
+            f"{program}: {last}" if last else f"{program} ends with status {done.returncode}"
         )
-    return last or f"{command.check_argv[0]} runs"
+    return last or f"{program} runs"

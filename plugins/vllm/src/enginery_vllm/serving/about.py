@@ -37,17 +37,14 @@ def verdict(found: Callable[[str], bool], version: Callable[[str], str | None]) 
     if has is not None and _is_older(has):
         oldest = ".".join(map(str, OLDEST))
         return False, (
-            f"vLLM {has} in {where} is too old, {oldest} is the first that works: `pip install --upgrade vllm` there"
+            f"vLLM {has} in {where} is too old, the plugin knows {oldest} and newer: `pip install --upgrade vllm` there"
         )
     if not found("torch"):
-        return (
-            False,
-            f"vLLM in {where} has no torch: install vLLM there anew, with all that it requires",
+        return False, (
+            f"vLLM in {where} has no torch: install vLLM there anew, with all that it requires"
         )
-    return (
-        True,
-        f"vLLM {has or 'of unknown version'}, torch {version('torch') or 'of unknown version'}",
-    )
+    unknown = "of unknown version"
+    return True, f"vLLM {has or unknown}, torch {version('torch') or unknown}"
 
 
 def _is_older(version: str) -> bool:
