@@ -56,7 +56,7 @@ class FakeHandle:
             await asyncio.sleep(0)
 
     def log_tail(self, n: int = 20) -> list[str]:
-        return ["loading", f"{self.model}: out of memory"][-n:]
+        return [*self.launcher.printed, f"{self.model}: out of memory"][-n:]
 
     def activity(self) -> object:
         return self.launcher.looks
@@ -95,6 +95,8 @@ class FakeLauncher:
         self.late: dict[str, int] = {}
         self.asked_for_memory = 0
         self.looks = 0
+        self.printed = ["loading"]
+        self.cause_hint: str | None = None
 
     async def reserve(self, variant: Variant) -> Endpoint:
         await asyncio.sleep(0)
@@ -135,7 +137,7 @@ class FakePlugin:
     def build_command(self, variant):
         if variant.model in self.launcher.needs_driver:
             raise NeedsDriver("cuda", hint="install it")
-        return Command([variant.model])
+        return Command([variant.model], cause_hint=self.launcher.cause_hint)
 
     @hookimpl
     async def check_health(self, engine):

@@ -50,6 +50,12 @@ class Family:
         (found,) = [p for p in self.processes() if name in " ".join(p.cmdline()[:3])]
         return found
 
+    def sockets(self) -> set[str]:
+        """The unix sockets over which they talk, by their paths."""
+        server = self.processes()[0]
+        folder = Path(server.environ()["VLLM_RPC_BASE_PATH"])
+        return {str(path) for path in folder.iterdir() if path.is_socket()}
+
     def shared_memory(self) -> set[str]:
         """Files of shared memory that any of them has open. Takes seconds: look before a stream begins, or it is over."""
         found = set()

@@ -12,6 +12,7 @@ from enginery import (
     EngineHooks,
     EngineReply,
     EngineRequest,
+    EngineStartFailed,
     PluginRegistry,
     RunningEngine,
     TokenEstimate,
@@ -22,6 +23,7 @@ from enginery.enginecore.served import SERVER_NAME
 from enginery_vllm import VllmPlugin
 from enginery_vllm.options import VllmOptions, options_of
 from enginery_vllm.plugin import MOST_WARNINGS
+from enginery_vllm.program import is_installed
 from enginery_vllm.requests import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RERANK, RESPONSES, SCORE
 
 HERE = Endpoint("127.0.0.1", 1, "key")
@@ -50,10 +52,28 @@ def test_it_is_found_by_its_name() -> None:
     assert PluginRegistry(allow=["enginery-vllm"]).hooks("vllm").variant_options() is VllmOptions
 
 
-def test_a_server_is_started_and_in_process_none(hooks) -> None:
+def test_a_server_is_started_and_asked_about_itself_by_the_same_python(hooks) -> None:
     command = hooks.build_command(variant_of({"model": "x", "python": "/opt/python"}), HERE)
-    assert command.argv[0] == "/opt/python"
-    assert hooks.build_command(variant_of({"model": "x", "in_process": True}), HERE) is None
+    assert command.argv[0] == command.check_argv[0] == "/opt/python"
+    assert command.check_argv[1].endswith("about.py")
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_in_process_there_is_no_server_and_our_own_python_must_have_vllm(
+    hooks, installed, tmp_path, monkeypatch
+) -> None:
+    if installed:
+        (tmp_path / "vllm").mkdir()
+        (tmp_path / "vllm" / "__init__.py").write_text("raise AssertionError('imported')")
+        monkeypatch.syspath_prepend(tmp_path)
+    elif is_installed():
+        pytest.skip("there is a vLLM here")
+    variant = variant_of({"model": "x", "in_process": True})
+    if installed:
+        assert hooks.build_command(variant, HERE) is None
+    else:
+        with pytest.raises(EngineStartFailed, match="pip install vllm"):
+            hooks.build_command(variant, HERE)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from enginery.engine.client import EngineClient, PluginEngineClient
     from enginery.engine.manager import EngineManager
     from enginery.engine.process import EngineProcess
+    from enginery.engine.server_client import ServerClient
     from enginery.enginecore.backend import Backend
     from enginery.enginecore.generator import GeneratorBackend
     from enginery.enginecore.messages import Capabilities
@@ -113,6 +114,7 @@ __all__ = [
     "RequestTimeout",
     "ResponseTransform",
     "RunningEngine",
+    "ServerClient",
     "Settings",
     "ShuttingDown",
     "StopPlan",
@@ -134,6 +136,7 @@ _LAZY = {
     "GeneratorBackend": "enginery.enginecore.generator",
     "PluginEngineClient": "enginery.engine.client",
     "PluginRegistry": "enginery.plugins",
+    "ServerClient": "enginery.engine.server_client",
     "Settings": "enginery.settings",
     "hookimpl": "enginery.hookspecs",
 }

@@ -59,7 +59,9 @@ class EngineSpec:
         not hold that says that the engine offers no unix sockets.
 
         Not implemented, or None: the framework serves what `create_backend` returns. Raise
-        `EngineStartFailed` with the way out when something on this machine is missing.
+        `EngineStartFailed` with the way out when something on this machine is missing: ``enginery doctor``
+        and ``config check`` ask, too, and say so. A look at files will do; what only the program can tell
+        is for `Command.check_argv`, which the doctor runs.
         """
 
     @hookspec(firstresult=True)

@@ -157,8 +157,15 @@ class Command:
         cwd: working directory; None is the manager's own.
         health_path: what the default health check asks for.
         ready_hint: a regular expression on one log line: a reason to look now, never proof.
+        cause_hint: a regular expression on one log line: such lines are shown with the error when the engine
+            ends by itself, however much it printed after them.
         stop_plan: signals and waits.
         stop_argv: a command that stops what signals cannot reach (``docker stop NAME``).
+        check_argv: a short command with the same program, which ``enginery doctor`` runs: its last line says what
+            the program is (``vLLM 0.32.0``) or, when it ends with another status than 0, what is missing.
+        folder_variable: an environment variable that gets a folder of this start's own, for sockets and small
+            files; the folder goes when the engine is gone, however it ended. Not set where a socket's path in it
+            would be too long, nor where ``env`` has it.
         log_level: the level at which the engine's output is logged; ``"warning"`` leaves the
             default, stdout at INFO and stderr at WARNING, for engines that use stderr sparingly.
     """
@@ -168,8 +175,11 @@ class Command:
     cwd: str | None = None
     health_path: str = "/health"
     ready_hint: str | None = None
+    cause_hint: str | None = None
     stop_plan: StopPlan = field(default_factory=StopPlan)
     stop_argv: Sequence[str] | None = None
+    check_argv: Sequence[str] = ()
+    folder_variable: str | None = None
     log_level: Literal["debug", "info", "warning"] = "info"
 
 

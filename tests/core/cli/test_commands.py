@@ -157,6 +157,51 @@ def test_the_doctor_fails_for_what_engines_need_and_says_where(enginery, tmp_pat
     assert "did you mean seed?" in done.out
 
 
+CANNOT_START = """\
+models:
+  fine: {engine: mock}
+  gone: {engine: vllm, options: {model: x, python: /nowhere/bin/python}}
+  without: {engine: vllm, options: {model: x, python: PYTHON}}
+  again: {engine: vllm, parallel: 2, options: {model: x, python: PYTHON}}
+  elsewhere: {engine: vllm, url: "http://127.0.0.1:9"}
+"""
+
+
+@pytest.fixture
+def bare_python(tmp_path) -> str:
+    """A Python without any package."""
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    program.chmod(0o755)
+    return str(program)
+
+
+def test_the_doctor_asks_the_programs_and_says_which_engines_cannot_start(
+    enginery, tmp_path, bare_python
+):
+    (tmp_path / "enginery.yaml").write_text(CANNOT_START.replace("PYTHON", bare_python))
+    done = enginery("doctor", "--json")
+    assert done.code == 1
+    failed = {
+        row["name"]: row["detail"] for row in json.loads(done.out) if row["state"] == "failed"
+    }
+    assert set(failed) == {"model gone/default", "program of vllm"}
+    assert "/nowhere/bin/python is not there" in failed["model gone/default"]
+    assert "`pip install vllm` there" in failed["program of vllm"]
+    assert failed["program of vllm"].endswith("(for without/default, again/default)")
+
+
+def test_a_right_settings_file_that_this_machine_cannot_serve_is_ok_and_told_so(
+    enginery, tmp_path, bare_python
+):
+    (tmp_path / "enginery.yaml").write_text(CANNOT_START.replace("PYTHON", bare_python))
+    done = enginery("config", "check")
+    assert done.code == 0
+    assert done.out.startswith("ok: 5 models")
+    (told,) = done.err.splitlines()  # of files alone: nobody is asked for a version
+    assert told.startswith("cannot start on this machine: gone/default: /nowhere/bin/python")
+
+
 @pytest.mark.parametrize(
     ("server", "state", "code"),
     [

@@ -27,6 +27,7 @@ PLUGINS = Command(
     ready_hint="listening",
     stop_plan=PLAN,
     stop_argv=["docker", "stop"],
+    check_argv=["server", "--version"],
     log_level="debug",
 )
 
@@ -74,6 +75,20 @@ def test_binary_and_args_change_the_command_line(binary, args, argv) -> None:
     assert list(command.argv) == argv
     kept = ("health_path", "ready_hint", "stop_plan", "stop_argv", "log_level")
     assert [getattr(command, name) for name in kept] == [getattr(PLUGINS, name) for name in kept]
+
+
+@pytest.mark.parametrize(
+    ("binary", "args", "check"),
+    [
+        (None, (), ["server", "--version"]),
+        (None, ("-x",), ["server", "--version"]),
+        ("mine", (), ["mine", "--version"]),
+        ("mine", ("-x",), []),
+    ],
+)
+def test_what_asks_the_program_about_itself_follows_the_program(binary, args, check) -> None:
+    command = command_for(HOOKS, Variant("m", binary=binary, args=args), ENDPOINT)
+    assert list(command.check_argv) == check
 
 
 @pytest.mark.parametrize("binary", [None, "mine"])

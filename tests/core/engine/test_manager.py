@@ -158,6 +158,18 @@ async def test_after_five_taken_ports_the_start_fails(manager, launcher):
         await manager.ensure_engine("a")
 
 
+async def test_what_tells_the_reason_is_shown_however_much_was_printed_after_it(manager, launcher):
+    launcher.printed = ["worker: no such GPU", *(f"a traceback, line {n}" for n in range(100))]
+    launcher.cause_hint = "^worker: "
+    launcher.dies_in_load.add("a")
+    with pytest.raises(EngineStartFailed) as caught:
+        await manager.ensure_engine("a")
+    told = caught.value.log_tail
+    assert told[:2] == ("worker: no such GPU", "…")
+    assert told[-2:] == ("a traceback, line 99", "a: out of memory")
+    assert "worker: no such GPU" in caught.value.message
+
+
 async def test_a_crash_is_followed_by_a_new_start(manager, launcher):
     client = await manager.ensure_engine("a")
     launcher.running[0].die(ExitStatus(signal=9))

@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ OWNER = """
 import sys
 from enginery.engine.sockets import SocketDirectory
 directory = SocketDirectory(sys.argv[1])
+folder = directory.make_folder()
+open(folder + "/left", "w").close()
 print(directory.reserve("m/default"), flush=True)
 sys.stdin.read()
 """
@@ -89,6 +92,34 @@ def test_a_path_that_is_too_long_for_a_socket_is_refused_with_the_way_out(tmp_pa
 def test_a_parent_that_does_not_exist_is_an_error_of_ours(tmp_path) -> None:
     with pytest.raises(EngineStartFailed, match="no place for a unix socket"):
         SocketDirectory(str(tmp_path / "nowhere")).reserve("m/default")
+
+
+def test_a_folder_is_one_engines_and_goes_with_all_that_is_in_it(parent) -> None:
+    sockets = SocketDirectory(str(parent))
+    one, other = sockets.make_folder(), sockets.make_folder()
+    assert one != other
+    assert stat.S_IMODE(Path(one).stat().st_mode) == 0o700
+    for folder in (one, other):
+        bind(f"{folder}/{uuid.uuid4()}").close()
+    (Path(one) / "deeper").mkdir()
+    sockets.remove_folder(one)
+    assert not Path(one).exists()
+    sockets.remove_folder(one)  # a second time does nothing
+    sockets.close()  # the other one's engine was never seen to end
+    assert not Path(other).exists()
+
+
+def test_there_is_no_folder_where_a_sockets_path_in_it_would_be_too_long(tmp_path) -> None:
+    deep = tmp_path / ("x" * (LONGEST_PATH - len(str(tmp_path)) - 40))
+    deep.mkdir()
+    sockets = SocketDirectory(str(deep))
+    assert sockets.make_folder() is None
+    sockets.close()
+    assert list(deep.iterdir()) == []
+
+
+def test_there_is_no_folder_where_none_can_be_made(tmp_path) -> None:
+    assert SocketDirectory(str(tmp_path / "nowhere")).make_folder() is None
 
 
 def test_the_directory_goes_with_its_owner_object(parent) -> None:

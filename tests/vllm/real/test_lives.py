@@ -14,6 +14,9 @@ import openai
 import psutil
 import pytest
 
+from enginery import EngineHooks, Variant
+from enginery.engine.preflight import ask_program, startable
+from enginery_vllm import VllmPlugin
 from support.gateways import GatewayThread, in_flight
 from support.real_vllm import START, ask_engine, row_of, vllm_model
 
@@ -62,10 +65,10 @@ def running(house: GatewayThread) -> float:
     return float(number)
 
 
-async def gone(eventually: Any, processes: list[psutil.Process], shared: set[str]) -> None:
-    """The processes, and the shared memory that they had."""
+async def gone(eventually: Any, processes: list[psutil.Process], files: set[str]) -> None:
+    """The processes, and the shared memory and sockets that they had."""
     await eventually(lambda: not any(process.is_running() for process in processes), 60)
-    await eventually(lambda: not any(map(_exists, shared)), 60)
+    await eventually(lambda: not any(map(_exists, files)), 60)
 
 
 def _exists(path: str) -> bool:
@@ -111,7 +114,8 @@ async def test_a_kill_of_the_server_ends_everything_and_the_next_request_is_serv
     house, client, family, eventually
 ) -> None:
     ask(client)
-    before, shared = family.processes(), family.shared_memory()
+    before, shared, sockets = family.processes(), family.shared_memory(), family.sockets()
+    assert sockets
     chunks = stream(client)
     psutil.Process(row_of(house, "tiny")["pid"]).kill()
     with pytest.raises(openai.APIError, match="killed by SIGKILL") as caught:
@@ -119,7 +123,7 @@ async def test_a_kill_of_the_server_ends_everything_and_the_next_request_is_serv
             pass
     assert caught.value.code == "engine_crashed"
     await eventually(lambda: row_of(house, "tiny")["state"] == "failed", 60)
-    await gone(eventually, before, shared)
+    await gone(eventually, before, shared | sockets)
     assert ask(client).usage.completion_tokens == 8
     assert not set(before) & set(family.processes())
 
@@ -137,6 +141,26 @@ async def test_a_stop_with_a_request_in_flight_keeps_to_its_plan_and_leaves_noth
             pass
     await gone(eventually, before, shared)
     assert in_flight(house.gateway) == 0
+
+
+def test_a_worker_that_cannot_start_is_told_with_its_own_reason(tiny_llama, family) -> None:
+    too_much = {"kv_cache_gib": 100_000}
+    models = {"big": vllm_model(tiny_llama, family, context_length=LIMIT, options=too_much)}
+    with (
+        GatewayThread(models, load_stall=START) as house,
+        openai.OpenAI(base_url=f"{house.url}/v1", api_key="any", max_retries=0, timeout=START) as c,
+        pytest.raises(openai.InternalServerError, match="less than requested memory") as caught,
+    ):
+        c.chat.completions.create(model="big", messages=HELLO)
+    assert caught.value.code == "engine_start_failed"
+    assert family.processes() == []
+
+
+def test_this_python_says_which_vllm_it_has(tiny_llama) -> None:
+    hooks = EngineHooks(VllmPlugin(), "vllm", "enginery-vllm")
+    variant = Variant("tiny", engine_type="vllm", options={"model": str(tiny_llama)})
+    said = ask_program(startable(hooks, variant))
+    assert re.fullmatch(r"vLLM \d+\.\d+\S*, torch \d+\.\d+\S*", said)
 
 
 def test_a_model_that_is_not_there_fails_with_vllms_own_last_lines(tmp_path, family) -> None:

@@ -14,6 +14,7 @@ import click
 from enginery.cli.reload import plan, reload
 from enginery.cli.session import fail
 from enginery.engine.catalog import Catalog
+from enginery.engine.preflight import startable
 from enginery.errors import ConfigError, EngineryError
 from enginery.importing import as_yaml, import_llama_swap
 from enginery.plugins import PluginRegistry
@@ -34,11 +35,14 @@ def config() -> None:
 def check(path: str | None) -> None:
     """Check the settings file at PATH, or the one that would be used; print every problem.
 
-    Plugins' options are checked too, so the plugins of the engines in use are loaded.
+    Plugins' options are checked too, so the plugins of the engines in use are loaded. A right file is right on
+    other machines, too: what this one lacks to start an engine is told on stderr, after a look at files alone;
+    `enginery doctor` looks further.
     """
     try:
         settings = load_settings(path)
-        catalog = Catalog(settings, PluginRegistry(settings.plugins.allow, settings.plugins.deny))
+        registry = PluginRegistry(settings.plugins.allow, settings.plugins.deny)
+        catalog = Catalog(settings, registry)
         catalog.check_all()
     except EngineryError as error:
         fail(error)
@@ -50,6 +54,13 @@ def check(path: str | None) -> None:
         for variant in entry.variants:
             size = "engine's own" if variant.context_length is None else str(variant.context_length)
             click.echo(f"  {variant.id}  {variant.engine_type}  context {size}")
+    for variant in catalog.variants().values():
+        if variant.attached:
+            continue
+        try:
+            startable(registry.hooks(variant.engine_type), variant)
+        except EngineryError as error:
+            click.secho(f"cannot start on this machine: {error.message}", fg="yellow", err=True)
 
 
 @config.command()

@@ -10,7 +10,7 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,10 +20,12 @@ import click
 from enginery.engine.catalog import Catalog
 from enginery.engine.listeners import listener_is_ours
 from enginery.engine.memory import LocalMemory
+from enginery.engine.preflight import ask_program, startable
 from enginery.engine.process import EngineProcess
 from enginery.errors import EngineryError
 from enginery.plugins import PluginRegistry, PluginState
 from enginery.settings import ServerSettings, Settings, load_settings
+from enginery.values import Command, Variant
 
 __all__ = ["doctor"]
 
@@ -48,7 +50,8 @@ class Finding:
 def doctor(*, as_json: bool, config_path: str | None) -> None:
     """Check this machine: processes, limits, ports, memory, settings and plugins.
 
-    Leaves with 1 when something fails that engines need.
+    Each configured engine's program is looked for, and where its plugin can, asked for its version. No model is
+    loaded. Leaves with 1 when something fails that engines need.
     """
     findings = [*_machine(), asyncio.run(_guardian()), _files(), _ports(), _reaper(), *_memory()]
     findings += _settings(config_path)
@@ -168,11 +171,37 @@ def _settings(path: str | None) -> Iterator[Finding]:
             detail = f"{row.distribution} {row.version} is {row.state}: {row.reason}"
             yield Finding(name, "warning" if blocked else "failed", detail)
     if settings.models:
+        catalog = Catalog(settings, registry)
         try:
-            Catalog(settings, registry).check_all()
+            catalog.check_all()
             yield Finding("models", "ok", f"{len(settings.models)} configured")
         except EngineryError as error:
             yield Finding("models", "failed", error.message.replace("\n", "; "))
+        yield from _programs(catalog.variants().values(), registry)
+
+
+def _programs(variants: Iterable[Variant], registry: PluginRegistry) -> Iterator[Finding]:
+    """What stands in the way of starting these; a program that several of them run is asked once."""
+    asked: dict[tuple[str, ...], tuple[Command, list[Variant]]] = {}
+    for variant in variants:
+        if variant.attached:
+            continue
+        try:
+            command = startable(registry.hooks(variant.engine_type), variant)
+        except EngineryError as error:
+            why = error.message.removeprefix(f"{variant.id}: ").replace("\n", "; ")
+            yield Finding(f"model {variant.id}", "failed", why)
+            continue
+        if command.check_argv:
+            asked.setdefault(tuple(command.check_argv), (command, []))[1].append(variant)
+    for command, users in asked.values():
+        name = f"program of {users[0].engine_type}"
+        try:
+            said = ask_program(command)
+            yield Finding(name, "ok", f"{command.check_argv[0]}: {said}")
+        except EngineryError as error:
+            whose = ", ".join(variant.id for variant in users)
+            yield Finding(name, "failed", f"{error.message} (for {whose})")
 
 
 def _exposure(server: ServerSettings) -> Finding:

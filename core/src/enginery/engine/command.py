@@ -2,7 +2,7 @@
 
 Pure. Knows: how ``binary``, ``args``, ``env`` and ``work_dir`` of a variant change what the plugin
 says, and ``stop_argv``. Does not know: processes. Stop plan, ready hint and health path always come from
-the plugin.
+the plugin; its ``check_argv`` knows nothing of a command line that is wholly the variant's.
 """
 
 from __future__ import annotations
@@ -48,9 +48,13 @@ def command_for(hooks: EngineHooks, variant: Variant, endpoint: Endpoint) -> Com
     if command is None:
         command = _without_command(hooks, variant, endpoint, own)
     elif variant.binary is not None and variant.args:
-        command = replace(command, argv=[variant.binary, *own])
+        command = replace(command, argv=[variant.binary, *own], check_argv=())
     elif variant.binary is not None:
-        command = replace(command, argv=[variant.binary, *command.argv[1:]])
+        command = replace(
+            command,
+            argv=[variant.binary, *command.argv[1:]],
+            check_argv=[variant.binary, *command.check_argv[1:]] if command.check_argv else (),
+        )
     else:
         command = replace(command, argv=[*command.argv, *own])
     if endpoint.unix_path is not None and not any(endpoint.unix_path in w for w in command.argv):

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from enginery.engine.clock import Clock
 from enginery.engine.command import command_for
 from enginery.engine.examination import examine
+from enginery.engine.last_words import last_words
 from enginery.engine.launchers import EngineHandle, Launcher
+from enginery.engine.logs import KEPT_LINES
 from enginery.engine.ownership import Whose, whose_server
 from enginery.engine.readiness import wait_until_ready
 from enginery.engine.seam import (
@@ -116,6 +118,7 @@ class EngineInstance:
         self._free_before: Mapping[str, int] = {}
         self._free_ready: Mapping[str, int] = {}
         self._taken: Mapping[str, int] = {}
+        self._cause: re.Pattern[str] | None = None
         self._life: asyncio.Task[None] | None = None
         self._errands: set[asyncio.Task[None]] = set()
         self._stopper: asyncio.Task[None] | None = None
@@ -229,7 +232,7 @@ class EngineInstance:
             self._report(StopFailed(name, self.generation, leaked))
             await self._watch_leaked()
             return
-        crash = EngineCrashed(f"{name} ended: {status}", log_tail=handle.log_tail(SHOWN_LINES))
+        crash = EngineCrashed(f"{name} ended: {status}", log_tail=self._last_words(handle))
         self._report(Exited(name, self.generation, crash))
 
     async def _bring_up(self) -> EngineHandle:
@@ -250,6 +253,7 @@ class EngineInstance:
         command = command_for(self.hooks, self.variant, endpoint)
         hint = asyncio.Event()
         pattern = None if command.ready_hint is None else re.compile(command.ready_hint)
+        self._cause = None if command.cause_hint is None else re.compile(command.cause_hint)
 
         def on_line(line: str) -> None:
             if pattern is not None and pattern.search(line):
@@ -298,19 +302,22 @@ class EngineInstance:
             if exited.done():
                 raise EngineStartFailed(
                     f"{self.variant.id} ended before it was ready: {exited.result()}",
-                    log_tail=handle.log_tail(SHOWN_LINES),
+                    log_tail=self._last_words(handle),
                 )
             ready.result()
         except (EngineTimeout, EngineStartFailed) as error:
             if error.log_tail or isinstance(error, _PortTaken):
                 raise
             raise type(error)(
-                f"{self.variant.id}: {error.message}", log_tail=handle.log_tail(SHOWN_LINES)
+                f"{self.variant.id}: {error.message}", log_tail=self._last_words(handle)
             ) from error
         finally:
             for task in (exited, ready):
                 task.cancel()
             await asyncio.gather(exited, ready, return_exceptions=True)
+
+    def _last_words(self, handle: EngineHandle) -> list[str]:
+        return last_words(handle.log_tail(KEPT_LINES), SHOWN_LINES, self._cause)
 
     async def _look_at_ours(
         self, engine: RunningEngine, handle: EngineHandle, command: Command

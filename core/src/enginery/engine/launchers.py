@@ -92,7 +92,7 @@ class LocalLauncher:
 
     Args:
         memory: what measures it; default: RAM and NVML.
-        sockets: where unix sockets are made; default: a directory of its own.
+        sockets: where unix sockets and engines' own folders are made; default: a directory of its own.
     """
 
     def __init__(
@@ -118,11 +118,15 @@ class LocalLauncher:
         on_line: Callable[[str], None],
     ) -> EngineHandle:
         """An `EngineProcess` under its guardian."""
+        folder, env = None, command.env
+        if command.folder_variable is not None and command.folder_variable not in env:
+            folder = self._sockets.make_folder()
+            env = env if folder is None else {**env, command.folder_variable: folder}
         process = EngineProcess(
             command.argv[0],
             command.argv[1:],
             command.cwd,
-            env=command.env,
+            env=env,
             name=name,
             stop_plan=command.stop_plan,
             stop_argv=command.stop_argv,
@@ -133,13 +137,15 @@ class LocalLauncher:
         try:
             await process.start()
         except BaseException:
-            self._release(endpoint)
+            self._release(endpoint, folder)
             raise
-        return _LocalHandle(process, self._memory, lambda: self._release(endpoint))
+        return _LocalHandle(process, self._memory, lambda: self._release(endpoint, folder))
 
-    def _release(self, endpoint: Endpoint) -> None:
+    def _release(self, endpoint: Endpoint, folder: str | None) -> None:
         if endpoint.unix_path is not None:
             self._sockets.release(endpoint.unix_path)
+        if folder is not None:
+            self._sockets.remove_folder(folder)
 
     async def free_memory(self) -> Mapping[str, int]:
         """RAM, and NVIDIA devices where their library is installed."""

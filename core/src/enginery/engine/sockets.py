@@ -1,4 +1,4 @@
-"""Unix sockets for engines: a private directory for each launcher, and short names in it.
+"""Unix sockets for engines: a private directory for each launcher, and short names in it; folders for engines' own.
 
 Knows: who may look into the directory, how long a socket's path may be, what a manager that was killed
 left behind. Does not know: engines. The directory is made for the first socket; a variant's name in it stays
@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import shutil
 import stat
 import sys
 import tempfile
@@ -27,6 +28,10 @@ LONGEST_PATH = 107 if sys.platform == "linux" else 103
 """Bytes in a socket's path: unix(7), and what macOS has."""
 
 PREFIX, LOCK = "enginery-sockets-", "lock"
+FOLDER = "own-"
+
+ROOM = 1 + 36
+"""Bytes that a folder's path leaves to the name of a socket in it: a slash and a UUID."""
 
 log = logging.getLogger("enginery.engine")
 
@@ -67,6 +72,26 @@ class SocketDirectory:
         """Its engine is gone: remove the file."""
         Path(path).unlink(missing_ok=True)
 
+    def make_folder(self) -> str | None:
+        """A new folder that one engine may fill with sockets and small files of its own.
+
+        None where a socket's path in it would be too long, or the directory cannot be made: an engine that would
+        only like to have one takes its own default then.
+        """
+        try:
+            path = tempfile.mkdtemp(prefix=FOLDER, dir=self._directory or self._make())
+        except OSError as error:
+            log.warning("no folder for an engine's own sockets: %s", error)
+            return None
+        if len(os.fsencode(path)) + ROOM > LONGEST_PATH:
+            Path(path).rmdir()
+            return None
+        return path
+
+    def remove_folder(self, path: str) -> None:
+        """Its engine is gone: remove the folder with all that is in it."""
+        shutil.rmtree(path, ignore_errors=True)
+
     def close(self) -> None:
         """Remove the directory; it is made again when it is needed again.
 
@@ -101,6 +126,8 @@ def _clean_up(directory: Path, lock: int, owner: int) -> None:
 def _remove(directory: Path) -> None:
     """The directory and what we put there; what others put there stays, and the directory with it."""
     with suppress(OSError):
+        for folder in directory.glob(f"{FOLDER}*"):
+            shutil.rmtree(folder, ignore_errors=True)
         for path in (*directory.glob("*.sock"), directory / LOCK):
             path.unlink(missing_ok=True)
         directory.rmdir()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from enginery import Endpoint, EngineHooks, EngineRequest, PluginEngineClient, Variant
+from enginery import EngineHooks, ServerClient, Variant
 from enginery_llamacpp.options import options_of
 from enginery_llamacpp.plugin import LlamaCppPlugin
 
@@ -17,10 +17,9 @@ __all__ = ["LlamaCppEngine"]
 ENGINE_TYPE = "llama.cpp"
 DISTRIBUTION = "enginery-llamacpp"
 DEFAULT_REPLY_TOKENS = 512
-_REPLY_LIMITS = ("max_tokens", "max_completion_tokens", "n_predict")
 
 
-class LlamaCppEngine(PluginEngineClient):
+class LlamaCppEngine(ServerClient):
     """A running llama.cpp server, used as ``async with LlamaCppEngine("http://127.0.0.1:8080")``.
 
     Tokens are counted by the server itself; fields that llama.cpp ignores are removed, with one
@@ -59,19 +58,7 @@ class LlamaCppEngine(PluginEngineClient):
             parallel=parallel,
             options=options_of(options),
             url=base_url.rstrip("/"),
+            api_key=api_key,
         )
         hooks = EngineHooks(LlamaCppPlugin(), ENGINE_TYPE, DISTRIBUTION)
-        budget = DEFAULT_REPLY_TOKENS if max_tokens is None else max_tokens
-        super().__init__(
-            hooks, variant, Endpoint.from_url(base_url, api_key=api_key), reply_tokens=budget
-        )
-        self.max_tokens = max_tokens
-
-    def body_for(self, request: EngineRequest) -> dict[str, Any]:
-        """As `PluginEngineClient.body_for`; a reply without a limit gets one."""
-        body = super().body_for(request)
-        generates = "messages" in body or "prompt" in body
-        unlimited = all(body.get(field) is None for field in _REPLY_LIMITS)
-        if self.max_tokens is not None and generates and unlimited:
-            body["max_tokens"] = self.max_tokens
-        return body
+        super().__init__(hooks, variant, max_tokens=max_tokens)

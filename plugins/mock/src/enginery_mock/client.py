@@ -6,13 +6,13 @@ is searched for, and the client also works where the plugin is not installed as 
 
 from __future__ import annotations
 
-from enginery import Endpoint, EngineHooks, PluginEngineClient, Variant
+from enginery import EngineHooks, ServerClient, Variant
 from enginery_mock.plugin import MockPlugin
 
 __all__ = ["MockEngine"]
 
 
-class MockEngine(PluginEngineClient):
+class MockEngine(ServerClient):
     """A running mock server, used as ``async with MockEngine("http://127.0.0.1:8081")``.
 
     Args:
@@ -38,6 +38,6 @@ class MockEngine(PluginEngineClient):
             engine_type="mock",
             context_length=context_length,
             url=base_url.rstrip("/"),
+            api_key=api_key,
         )
-        hooks = EngineHooks(MockPlugin(), "mock", "enginery-mock")
-        super().__init__(hooks, variant, Endpoint.from_url(base_url, api_key=api_key))
+        super().__init__(EngineHooks(MockPlugin(), "mock", "enginery-mock"), variant)

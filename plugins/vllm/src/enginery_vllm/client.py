@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from enginery import Endpoint, EngineHooks, EngineRequest, PluginEngineClient, Variant
+from enginery import EngineHooks, ServerClient, Variant
 from enginery_vllm.options import options_of
 from enginery_vllm.plugin import VllmPlugin
 
@@ -17,10 +17,9 @@ __all__ = ["VllmEngine"]
 ENGINE_TYPE = "vllm"
 DISTRIBUTION = "enginery-vllm"
 DEFAULT_REPLY_TOKENS = 512
-_REPLY_LIMITS = ("max_tokens", "max_completion_tokens", "n_predict")
 
 
-class VllmEngine(PluginEngineClient):
+class VllmEngine(ServerClient):
     """A running vLLM server, used as ``async with VllmEngine("http://127.0.0.1:8000", model="NAME")``.
 
     Tokens are counted by the server itself; fields that vLLM ignores are translated or warned of, once each; health
@@ -52,6 +51,8 @@ class VllmEngine(PluginEngineClient):
         max_tokens: int | None = DEFAULT_REPLY_TOKENS,
         **options: Any,
     ) -> None:
+        if max_tokens is not None and context_length is not None:
+            max_tokens = min(max_tokens, context_length)
         variant = Variant(
             model=model,
             engine_type=ENGINE_TYPE,
@@ -59,21 +60,7 @@ class VllmEngine(PluginEngineClient):
             parallel=parallel,
             options=options_of(options),
             url=base_url.rstrip("/"),
+            api_key=api_key,
         )
         hooks = EngineHooks(VllmPlugin(), ENGINE_TYPE, DISTRIBUTION)
-        budget = DEFAULT_REPLY_TOKENS if max_tokens is None else max_tokens
-        super().__init__(
-            hooks, variant, Endpoint.from_url(base_url, api_key=api_key), reply_tokens=budget
-        )
-        if max_tokens is not None and context_length is not None:
-            max_tokens = min(max_tokens, context_length)
-        self.max_tokens = max_tokens
-
-    def body_for(self, request: EngineRequest) -> dict[str, Any]:
-        """As `PluginEngineClient.body_for`; a reply without a limit gets one."""
-        body = super().body_for(request)
-        generates = "messages" in body or "prompt" in body
-        unlimited = all(body.get(field) is None for field in _REPLY_LIMITS)
-        if self.max_tokens is not None and generates and unlimited:
-            body["max_tokens"] = self.max_tokens
-        return body
+        super().__init__(hooks, variant, max_tokens=max_tokens)

@@ -13,11 +13,21 @@ from signal import SIGTERM
 from enginery import Command, Endpoint, EngineStartFailed, StopPlan, Variant
 from enginery_vllm.options import GIB, VllmOptions, options_of
 
-__all__ = ["API_KEY_VARIABLE", "READY_HINT", "SERVE", "STOP_PLAN", "build_command", "engine_flags"]
+__all__ = [
+    "ABOUT",
+    "API_KEY_VARIABLE",
+    "CAUSE_HINT",
+    "READY_HINT",
+    "SERVE",
+    "STOP_PLAN",
+    "build_command",
+    "engine_flags",
+]
 
 API_KEY_VARIABLE = "VLLM_API_KEY"
 
 SERVE = str(Path(__file__).with_name("serving") / "serve.py")
+ABOUT = str(Path(__file__).with_name("serving") / "about.py")
 GUARD = "key_guard.KeyGuard"
 
 STOP_PLAN = StopPlan(signals=((int(SIGTERM), 10.0),), kill_after=2.0)
@@ -25,6 +35,10 @@ STOP_PLAN = StopPlan(signals=((int(SIGTERM), 10.0),), kill_after=2.0)
 processes after 10 s is killed with it."""
 
 READY_HINT = r"Application startup complete"
+
+CAUSE_HINT = r"^\((?!APIServer)[^)]* pid=\d+\) ERROR \S+ \S+ \[[^\]]+\] [\w.]*[A-Z]\w*(?:: |$)"
+"""The last line of a traceback that the engine core or a worker logs: ``(Worker pid=1) ERROR 11-21 15:46:57 [x.py:1]
+ValueError: …``. The server itself then only prints, in two tracebacks, that the root cause stands above."""
 
 
 def build_command(variant: Variant, endpoint: Endpoint, program: Sequence[str]) -> Command:
@@ -59,7 +73,10 @@ def build_command(variant: Variant, endpoint: Endpoint, program: Sequence[str]) 
         cwd=variant.work_dir,
         health_path="/health",
         ready_hint=READY_HINT,
+        cause_hint=CAUSE_HINT,
         stop_plan=STOP_PLAN,
+        check_argv=(*program, ABOUT),
+        folder_variable="VLLM_RPC_BASE_PATH",  # its processes leave seven sockets there when they are killed
         log_level="info",  # vLLM prints everything to stderr or stdout, whatever it means
     )
 

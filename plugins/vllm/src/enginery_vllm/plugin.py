@@ -31,7 +31,7 @@ from enginery_vllm.endpoints import endpoints_of
 from enginery_vllm.errors import parse_error
 from enginery_vllm.health import check_health
 from enginery_vllm.options import VllmOptions, options_of
-from enginery_vllm.program import find_python
+from enginery_vllm.program import check_own_python, find_python
 from enginery_vllm.requests import INSTEAD, adapt
 from enginery_vllm.sleeping import Sleeping, levels_of
 from enginery_vllm.tokens import count_tokens, estimate_tokens
@@ -64,6 +64,8 @@ class VllmPlugin:
     def build_command(self, variant: Variant, endpoint: Endpoint) -> Command | None:
         """A server of vLLM's own; none in process."""
         if options_of(variant.options).in_process:
+            if variant.binary is None:
+                check_own_python(variant)
             return None
         return build_command(variant, endpoint, find_python(variant))
 

