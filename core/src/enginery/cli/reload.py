@@ -16,11 +16,6 @@ import click
 from enginery.cli.gateway_client import GatewayClient, gateway_options
 from enginery.cli.session import run_async
 from enginery.cli.tables import plain
-from enginery.engine.catalog import Catalog
-from enginery.engine.reload import make_plan
-from enginery.gateway.reloading import changes_as_json
-from enginery.plugins import PluginRegistry
-from enginery.settings import load_settings
 from enginery.values import JSONObject
 
 __all__ = ["plan", "reload"]
@@ -45,10 +40,7 @@ async def plan(
     if old is not None and new is None:
         raise click.UsageError("give both OLD and NEW, or none to ask the gateway")
     if old is not None and new is not None:
-        before, after = load_settings(old), load_settings(new)
-        registry = PluginRegistry(before.plugins.allow, before.plugins.deny)
-        found = make_plan(after, before, Catalog(before, registry), registry).changes
-        changes = changes_as_json(found, before, after)
+        changes = _compared(old, new)
     else:
         async with GatewayClient(url, api_key) as gateway:
             changes = await gateway.get("/api/config/plan")
@@ -64,6 +56,20 @@ async def reload(*, as_json: bool, url: str | None, api_key: str | None) -> None
     async with GatewayClient(url, api_key) as gateway:
         changes = await gateway.post("/api/config/reload")
     _show(changes, as_json=as_json)
+
+
+def _compared(old: str, new: str) -> JSONObject:
+    # who asks a gateway pays for none of these
+    from enginery.engine.catalog import Catalog
+    from enginery.engine.reload import make_plan
+    from enginery.gateway.reloading import changes_as_json
+    from enginery.plugins import PluginRegistry
+    from enginery.settings import load_settings
+
+    before, after = load_settings(old), load_settings(new)
+    registry = PluginRegistry(before.plugins.allow, before.plugins.deny)
+    found = make_plan(after, before, Catalog(before, registry), registry).changes
+    return changes_as_json(found, before, after)
 
 
 def _show(changes: JSONObject, *, as_json: bool) -> None:
