@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from enginery.cli.gateway_client import GatewayClient, gateway_options
-from enginery.cli.session import run_async
+from enginery.cli.session import ask_async
 from enginery.cli.tables import plain
 from enginery.values import JSONObject
 
@@ -29,7 +29,7 @@ _ADJUSTED = ("~", None)
 @click.argument("new", required=False, type=click.Path(dir_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @gateway_options
-@run_async
+@ask_async
 async def plan(
     *, old: str | None, new: str | None, as_json: bool, url: str | None, api_key: str | None
 ) -> None:
@@ -50,7 +50,7 @@ async def plan(
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @gateway_options
-@run_async
+@ask_async
 async def reload(*, as_json: bool, url: str | None, api_key: str | None) -> None:
     """Have a running gateway read its settings file again; a file that is wrong changes nothing."""
     async with GatewayClient(url, api_key) as gateway:
