@@ -204,6 +204,7 @@ def test_two_files_are_compared_without_a_gateway(enginery, served, tmp_path):
     assert lines[1].startswith("    - ")
     assert lines[2].startswith("    + ")
     assert "--ttft-ms 7" in lines[2]
+    assert "--port FREE_PORT" in lines[2]
     assert "  models.m.options.ttft_ms: 0 → 7" in lines
     assert "other-key" not in done.out
     assert "\x1b[33m" in enginery("config", "plan", str(served.file), str(new), terminal=True).out
