@@ -15,8 +15,9 @@ from enginery.engine.catalog import Catalog
 from enginery.errors import EngineryError
 from enginery.importing import as_yaml
 from enginery.plugins import PluginRegistry
-from enginery.settings import Settings, load_settings
+from enginery.settings import Settings, config_error, load_settings
 from enginery.settings.secrets import Redactor, secrets_of, shown
+from enginery.settings.survey import survey
 
 __all__ = ["check", "schema", "show"]
 
@@ -26,14 +27,20 @@ __all__ = ["check", "schema", "show"]
 def check(path: str | None) -> None:
     """Check the settings file at PATH, or the one that would be used; print every problem.
 
-    Plugins' options are checked too, so the plugins of the engines in use are loaded.
+    Plugins' options are checked too, so the plugins of the engines in use are loaded. What is wrong is set aside and
+    the rest looked at again, so that one look is enough.
     """
     try:
-        settings = load_settings(path)
-        catalog = Catalog(settings, PluginRegistry(settings.plugins.allow, settings.plugins.deny))
-        catalog.check_all()
+        found = survey(path)
     except EngineryError as error:
         fail(error)
+        return
+    settings, problems = found.settings, list(found.problems)
+    if settings is not None and found.knows_plugins:
+        catalog = Catalog(settings, PluginRegistry(settings.plugins.allow, settings.plugins.deny))
+        problems += filter(found.is_certain, catalog.problems())
+    if problems or settings is None:
+        fail(config_error(problems, found.marks))
         return
     models = settings.models
     click.echo(f"ok: {len(models)} model{'' if len(models) == 1 else 's'}")
