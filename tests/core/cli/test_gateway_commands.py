@@ -238,7 +238,7 @@ def interrupted(words: list[str], seen: bytes, times: int = 1, **environ: str) -
         process.send_signal(signal.SIGINT)
         code, last = process.wait(DEADLINE), b""
         with contextlib.suppress(OSError):  # the other side is closed
-            while data := os.read(master, 65536):
+            while select.select([master], [], [], DEADLINE)[0] and (data := os.read(master, 65536)):
                 last += data
         return code, last
     finally:

@@ -82,7 +82,7 @@ async def ps(
 ) -> None:
     """List the engines of a running gateway: states, requests, memory.
 
-    With --watch a terminal is drawn anew each time; else each change is printed, as JSON on a line of its
+    RESTARTS counts starts after a failure, no swaps. With --watch a terminal is drawn anew each time; else each change is printed, as JSON on a line of its
     own.
     """
     live = watch and not as_json and sys.stdout.isatty()
