@@ -82,8 +82,8 @@ async def ps(
 ) -> None:
     """List the engines of a running gateway: states, requests, memory.
 
-    RESTARTS counts starts after a failure, no swaps. With --watch a terminal is drawn anew each time; else each change is printed, as JSON on a line of its
-    own.
+    RESTARTS counts starts after a failure, no swaps. With --watch a terminal is drawn anew each time; else each
+    change is printed, as JSON on a line of its own.
     """
     live = watch and not as_json and sys.stdout.isatty()
     before: Any = None
