@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import click
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -102,7 +103,8 @@ def unit_program() -> str:
 def test_the_unit_runs_a_command_that_there_is(unit) -> None:
     program, *args = shlex.split(unit["Service"]["ExecStart"])
     assert program.endswith("/enginery")
-    command = cli.commands[args[0]]
+    command = cli.get_command(click.Context(cli), args[0])
+    assert command is not None
     assert command.make_context("serve", args[1:], resilient_parsing=True).params["path"] == args[1]
 
 
@@ -167,7 +169,9 @@ def test_the_images_command_is_one_of_ours_below_something_that_reaps() -> None:
     assert init == ["tini", "--"]
     assert program == "enginery"
     name, *args = json.loads(found["CMD"])
-    params = cli.commands[name].make_context(name, args, resilient_parsing=True).params
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    params = command.make_context(name, args, resilient_parsing=True).params
     assert (params["host"], params["port"]) == ("0.0.0.0", int(found["EXPOSE"]))
     check = json.loads(found["HEALTHCHECK"].partition("CMD ")[2])
     compile(check[2], "HEALTHCHECK", "exec")

@@ -62,7 +62,16 @@ async def test_engines_are_loaded_and_unloaded_by_name_alias_or_instance(client)
     assert row["pid"] > 0
     assert set(row) >= {
         *("id", "model", "variant", "engine", "state", "reason", "pid", "address", "in_flight"),
-        *("queued", "memory", "started_at", "idle_s", "ttl_left_s", "restarts", "last_error"),
+        *(
+            "queued",
+            "memory",
+            "started_at",
+            "idle_s",
+            "ttl_left_s",
+            "starts",
+            "restarts",
+            "last_error",
+        ),
     }
     assert (await call(client, "GET", "/api/engines"))[1]["engines"][0]["id"] == "one/default"
     status, row = await call(client, "POST", "/api/models/two/long/load")

@@ -179,6 +179,24 @@ def test_more_than_one_choice_is_refused_by_name(client: openai.OpenAI) -> None:
         (CHAT, {"messages": HELLO, "max_completion_tokens": True}, "max_completion_tokens"),
         (CHAT, {"messages": HELLO, "stop": [""]}, "stop"),
         (CHAT, {"messages": HELLO, "stop": 3}, "stop"),
+        (CHAT, {"messages": HELLO, "temperature": "hot"}, "temperature"),
+        (CHAT, {"messages": HELLO, "temperature": True}, "temperature"),
+        (CHAT, {"messages": HELLO, "temperature": -1}, "temperature"),
+        (CHAT, {"messages": HELLO, "top_p": "0.9"}, "top_p"),
+        (CHAT, {"messages": HELLO, "top_k": 4.5}, "top_k"),
+        (CHAT, {"messages": HELLO, "min_p": []}, "min_p"),
+        (CHAT, {"messages": HELLO, "presence_penalty": {}}, "presence_penalty"),
+        (CHAT, {"messages": HELLO, "frequency_penalty": "none"}, "frequency_penalty"),
+        (CHAT, {"messages": HELLO, "repetition_penalty": "1"}, "repetition_penalty"),
+        (CHAT, {"messages": HELLO, "repeat_penalty": "1"}, "repeat_penalty"),
+        (CHAT, {"messages": HELLO, "min_tokens": "1"}, "min_tokens"),
+        (CHAT, {"messages": HELLO, "logprobs": "yes"}, "logprobs"),
+        (CHAT, {"messages": HELLO, "top_logprobs": True}, "top_logprobs"),
+        (CHAT, {"messages": HELLO, "logit_bias": [1]}, "logit_bias"),
+        (CHAT, {"messages": HELLO, "ignore_eos": "yes"}, "ignore_eos"),
+        (CHAT, {"messages": HELLO, "seed": "lucky"}, "seed"),
+        ("/v1/completions", {"prompt": "Hi", "temperature": "hot"}, "temperature"),
+        ("/v1/responses", {"input": "Hi", "temperature": "hot"}, "temperature"),
         (CHAT, {"messages": HELLO, "stream": "yes"}, "stream"),
         (CHAT, {"messages": HELLO, "stream_options": 1}, "stream_options"),
         ("/v1/completions", {"prompt": ["a", "b"]}, "prompt"),
@@ -229,6 +247,32 @@ def test_the_first_token_and_each_further_one_take_their_time(slow: Any, stream:
             if stream:
                 list(reply)
             assert 0.1 + 5 * 0.02 <= time.perf_counter() - began < 10
+
+
+def test_sampling_parameters_that_make_sense_are_taken_and_null_is_none(mock: Any) -> None:
+    sensible: dict[str, Any] = {
+        "temperature": 0,
+        "top_p": 0.9,
+        "top_k": 40,
+        "min_p": 0.05,
+        "presence_penalty": -1.5,
+        "frequency_penalty": 2,
+        "repetition_penalty": 1.1,
+        "repeat_penalty": 1,
+        "seed": 7,
+        "min_tokens": 1,
+        "logprobs": True,
+        "top_logprobs": 2,
+        "logit_bias": {"5": -100},
+        "ignore_eos": False,
+    }
+    for fields in (sensible, dict.fromkeys(sensible)):
+        assert mock.get(CHAT, {"messages": HELLO, "max_tokens": 1, **fields})[0] == 200, fields
+    assert mock.get("/v1/completions", {"prompt": "Hi", "max_tokens": 1, "logprobs": 3})[0] == 200
+    status, body = mock.get(
+        "/v1/messages", {"messages": HELLO, "max_tokens": 1, "temperature": "hot"}
+    )
+    assert (status, body["type"], body["error"]["param"]) == (400, "error", "temperature")
 
 
 async def test_requests_wait_for_a_slot_in_order_and_too_many_are_refused(

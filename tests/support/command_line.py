@@ -75,7 +75,16 @@ class CommandLine:
 
 def serve() -> None:
     """Carry out orders until there are no more."""
-    import enginery.cli  # the costly part, once
+    import click
+
+    import enginery.cli
+
+    pending: list[click.Command] = [enginery.cli.cli]
+    while pending:  # the costly part, once: each command is imported when it is looked up
+        command = pending.pop()
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            pending += [command.get_command(context, n) for n in command.list_commands(context)]
 
     for line in sys.stdin:
         order = json.loads(line)

@@ -131,11 +131,14 @@ def test_a_good_settings_file_is_confirmed(enginery, tmp_path):
 def test_every_mistake_of_a_settings_file_is_told_with_its_place(enginery, tmp_path):
     (tmp_path / "bad.yaml").write_text(
         "defaults: {max_wiat: 3s}\nmodels:\n  m: {engine: mock, parallel: many}\n"
+        "  n: {engine: mock, aliases: [m], options: {sed: 1}}\n"
     )
     done = enginery("config", "check", "bad.yaml")
     assert done.code == 1
     assert "bad.yaml:1:12: defaults.max_wiat: unknown key; did you mean max_wait?" in done.err
     assert "bad.yaml:3:" in done.err
+    assert "bad.yaml:4:31: models.n.aliases[0]: 'm' is already the name of model m" in done.err
+    assert "bad.yaml:4:45: models.n.options.sed: unknown option; did you mean seed?" in done.err
     assert "Traceback" not in done.err
 
 

@@ -204,6 +204,7 @@ def test_two_files_are_compared_without_a_gateway(enginery, served, tmp_path):
     assert lines[1].startswith("    - ")
     assert lines[2].startswith("    + ")
     assert "--ttft-ms 7" in lines[2]
+    assert "--port FREE_PORT" in lines[2]
     assert "  models.m.options.ttft_ms: 0 → 7" in lines
     assert "other-key" not in done.out
     assert "\x1b[33m" in enginery("config", "plan", str(served.file), str(new), terminal=True).out
@@ -216,8 +217,8 @@ def test_completion_knows_commands_and_options(enginery):
     assert enginery(COMP_WORDS="enginery logs --fol", **words).out == "plain,--follow\n"
 
 
-def interrupted(words: list[str], seen: bytes, times: int = 1, **environ: str) -> int:
-    """The exit code of a command that gets Ctrl-C once its terminal has shown ``seen`` so often."""
+def interrupted(words: list[str], seen: bytes, times: int = 1, **environ: str) -> tuple[int, bytes]:
+    """The exit code of a command that gets Ctrl-C once its terminal has shown ``seen`` so often, and its last words."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "enginery.cli", *words],
@@ -235,7 +236,11 @@ def interrupted(words: list[str], seen: bytes, times: int = 1, **environ: str) -
             if select.select([master], [], [], 0.1)[0]:
                 screen += os.read(master, 65536)
         process.send_signal(signal.SIGINT)
-        return process.wait(DEADLINE)
+        code, last = process.wait(DEADLINE), b""
+        with contextlib.suppress(OSError):  # the other side is closed
+            while select.select([master], [], [], DEADLINE)[0] and (data := os.read(master, 65536)):
+                last += data
+        return code, last
     finally:
         process.kill()
         process.wait()
@@ -243,16 +248,23 @@ def interrupted(words: list[str], seen: bytes, times: int = 1, **environ: str) -
             os.close(master)
 
 
-def test_ps_is_drawn_anew_and_logs_go_on_until_ctrl_c(served, enginery):
+def test_ps_is_drawn_anew_and_logs_go_on_until_ctrl_c_which_is_no_news_of_an_engine(
+    served, enginery
+):
     enginery("load", "m")
     environ = {"ENGINERY_URL": served.url, "ENGINERY_API_KEY": "sesame-admin"}
     again = b"\x1b[H\x1b[2J"
-    assert interrupted(["ps", "--watch", "--interval", "0.1"], again, 3, **environ) == 130
-    assert interrupted(["logs", "-f", "m"], b"enginery-mock", **environ) == 130
+    for words, seen, times in (
+        (["ps", "--watch", "--interval", "0.1"], again, 3),
+        (["logs", "-f", "m"], b"enginery-mock", 1),
+    ):
+        code, last = interrupted(words, seen, times, **environ)
+        assert code == 130
+        assert b"stopped" not in last
 
 
 def test_the_demo_on_a_terminal_serves_until_ctrl_c():
-    assert interrupted(["demo", "--port", "0"], b"Serving until Ctrl-C.") == 0
+    assert interrupted(["demo", "--port", "0"], b"Serving until Ctrl-C.")[0] == 0
 
 
 def test_signals_and_the_watched_file_make_serve_read_its_settings_again(tmp_path):

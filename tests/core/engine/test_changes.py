@@ -7,7 +7,9 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enginery.engine.changes import Fate, Sketch, variant_changes
+from enginery import Settings
+from enginery.engine.catalog import Catalog
+from enginery.engine.changes import Fate, Sketch, sketch, variant_changes
 from enginery.engine.policy import SchedulingLimits
 from enginery.engine.scheduler import EngineScheduler
 from enginery.engine.seam import (
@@ -25,6 +27,7 @@ from enginery.engine.seam import (
 )
 from enginery.errors import ModelNotFound
 from enginery.lifecycle import State
+from enginery.plugins import PluginRegistry
 from enginery.values import Command, Variant
 
 # -- the diff ----------------------------------------------------------------------------------
@@ -47,6 +50,28 @@ def sketches(draw):
         argv = [variant.engine_type, str(draw(st.sampled_from([variant.context_length, 0])))]
         found[variant.id] = Sketch(variant, Command(argv, env=variant.env))
     return found
+
+
+def argv_of(**model: object) -> list[str]:
+    registry = PluginRegistry()
+    (variant,) = Catalog(Settings(models={"m": model}), registry).resolve("m").variants
+    shown = sketch(variant, registry)
+    assert shown.problem is None
+    return list(shown.command.argv)
+
+
+def test_what_each_start_has_of_its_own_is_shown_by_a_word_that_says_so():
+    mock = argv_of(engine="mock", parallel=1, options={"seed": 60_001})
+    assert mock[mock.index("--port") + 1] == "FREE_PORT"
+    assert mock[mock.index("--seed") + 1] == "60001", "no number but the port is touched"
+    own = {"engine": "openai", "binary": "server"}
+    args = ["--url=http://{host}:{port}/v1", "-n", "1", "--name", "{model}"]
+    assert argv_of(**own, args=args) == [
+        *("server", "--url=http://127.0.0.1:FREE_PORT/v1", "-n", "1", "--name", "m")
+    ]
+    fixed = argv_of(**own, args=["--port", "{port}"], url="http://127.0.0.1:9001")
+    assert fixed == ["server", "--port", "9001"], "the settings say which"
+    assert argv_of(**own, args=["--uds", "{socket}"], listen="unix")[1:] == ["--uds", "/SOCKET"]
 
 
 @given(sketches())

@@ -206,6 +206,47 @@ async def test_an_engine_that_is_unwell_and_unused_is_restarted(manager, launche
     assert launcher.launched == ["a", "a"]
 
 
+def counts(manager) -> dict[str, tuple[int, int]]:
+    return {row.id.partition("/")[0]: (row.starts, row.restarts) for row in manager.status()}
+
+
+async def test_a_swap_there_and_back_is_a_start_and_no_restart(manager):
+    for name in ("a", "b", "a"):
+        await manager.ensure_engine(name)
+    assert counts(manager) == {"a": (2, 0), "b": (1, 0)}
+    await manager.unload("a")
+    await manager.load("a")
+    assert counts(manager)["a"] == (3, 0)
+
+
+async def test_a_restart_is_a_start_after_a_crash_an_illness_or_a_start_that_failed(
+    manager, launcher
+):
+    await manager.ensure_engine("a")
+    launcher.running[0].die(ExitStatus(signal=9))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert counts(manager) == {"a": (1, 0)}, "it has not come back yet"
+    await manager.ensure_engine("a")
+    assert counts(manager) == {"a": (2, 1)}
+    launcher.unwell.add("a")
+    ensuring = asyncio.create_task(manager.ensure_engine("a"))
+    while len(launcher.launched) < 3:
+        await asyncio.sleep(0)
+    launcher.unwell.clear()
+    await ensuring
+    assert counts(manager) == {"a": (3, 2)}
+    await manager.ensure_engine("b")
+    await manager.ensure_engine("a")  # a swap tells nothing of its health
+    assert counts(manager) == {"a": (4, 2), "b": (1, 0)}
+    launcher.squatted = set(range(20_000, 21_000))
+    with pytest.raises(EngineStartFailed):
+        await manager.ensure_engine("b")
+    launcher.squatted = set()
+    await manager.ensure_engine("b")
+    assert counts(manager)["b"] == (3, 1)
+
+
 async def test_an_engine_that_is_unwell_but_in_use_is_left_alone(manager, launcher):
     async with manager.hold("a"):
         launcher.unwell.add("a")

@@ -138,6 +138,8 @@ def test_a_page_asks_only_from_here_or_from_where_it_is_allowed(origin, host, wa
         (KEYS, ADMIN, "admin-key", False, "admin"),
         (KEYS, "/metrics", None, True, "invalid_api_key"),
         (KEYS, "/metrics", "plain-key", False, "ok"),
+        (KEYS, "/", None, False, "ok"),
+        (KEYS, "//", None, False, "invalid_api_key"),
         (KEYS, "/health", None, False, "ok"),
         (KEYS, "/readyz", "wrong", False, "ok"),
         # no admin's key: this machine, with a key for all models

@@ -45,5 +45,6 @@ def test_vllm_and_llama_cpp_take_turns_for_one_client(tiny_llama, family) -> Non
         assert family.processes() == []
         assert ask(client, "tiny", stream=True) == first
         assert row_of(house, "pydoc")["state"] == "stopped"
-        assert [row.restarts for row in house.gateway.manager.status()] == [1, 0]
+        rows = house.gateway.manager.status()
+        assert [(row.starts, row.restarts) for row in rows] == [(2, 0), (1, 0)]
     assert family.processes() == []

@@ -16,7 +16,7 @@ import click
 
 from enginery.cli.gateway_client import GatewayClient, GatewayUnreachable, gateway_options
 from enginery.cli.progress import Progress, follow
-from enginery.cli.session import run_async
+from enginery.cli.session import ask_async
 from enginery.cli.tables import duration, plain, size, table
 from enginery.errors import EngineryError
 from enginery.values import JSONObject
@@ -42,7 +42,7 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="As JSON."
 @click.command()
 @as_json_option
 @gateway_options
-@run_async
+@ask_async
 async def models(*, as_json: bool, url: str | None, api_key: str | None) -> None:
     """List the models of a running gateway."""
     async with GatewayClient(url, api_key) as gateway:
@@ -76,14 +76,14 @@ async def models(*, as_json: bool, url: str | None, api_key: str | None) -> None
     help="Seconds between two looks with --watch.",
 )
 @gateway_options
-@run_async
+@ask_async
 async def ps(
     *, as_json: bool, watch: bool, interval: float, url: str | None, api_key: str | None
 ) -> None:
     """List the engines of a running gateway: states, requests, memory.
 
-    With --watch a terminal is drawn anew each time; else each change is printed, as JSON on a line of its
-    own.
+    RESTARTS counts starts after a failure, no swaps. With --watch a terminal is drawn anew each time; else each
+    change is printed, as JSON on a line of its own.
     """
     live = watch and not as_json and sys.stdout.isatty()
     before: Any = None
@@ -109,7 +109,7 @@ async def ps(
 @click.option("--variant", help="One variant of it; default: as the gateway sees fit.")
 @as_json_option
 @gateway_options
-@run_async
+@ask_async
 async def load(
     *, model: str, variant: str | None, as_json: bool, url: str | None, api_key: str | None
 ) -> None:
@@ -126,7 +126,7 @@ async def load(
 @click.option("--now", is_flag=True, help="Do not wait for its open requests: they fail.")
 @as_json_option
 @gateway_options
-@run_async
+@ask_async
 async def unload(
     *,
     model: str,
@@ -157,7 +157,7 @@ async def unload(
     help="So many of its last lines.",
 )
 @gateway_options
-@run_async
+@ask_async
 async def logs(
     *, model: str, follows: bool, lines: int, url: str | None, api_key: str | None
 ) -> None:

@@ -14,13 +14,8 @@ from typing import Any
 import click
 
 from enginery.cli.gateway_client import GatewayClient, gateway_options
-from enginery.cli.session import run_async
+from enginery.cli.session import ask_async
 from enginery.cli.tables import plain
-from enginery.engine.catalog import Catalog
-from enginery.engine.reload import make_plan
-from enginery.gateway.reloading import changes_as_json
-from enginery.plugins import PluginRegistry
-from enginery.settings import load_settings
 from enginery.values import JSONObject
 
 __all__ = ["plan", "reload"]
@@ -34,7 +29,7 @@ _ADJUSTED = ("~", None)
 @click.argument("new", required=False, type=click.Path(dir_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @gateway_options
-@run_async
+@ask_async
 async def plan(
     *, old: str | None, new: str | None, as_json: bool, url: str | None, api_key: str | None
 ) -> None:
@@ -45,10 +40,7 @@ async def plan(
     if old is not None and new is None:
         raise click.UsageError("give both OLD and NEW, or none to ask the gateway")
     if old is not None and new is not None:
-        before, after = load_settings(old), load_settings(new)
-        registry = PluginRegistry(before.plugins.allow, before.plugins.deny)
-        found = make_plan(after, before, Catalog(before, registry), registry).changes
-        changes = changes_as_json(found, before, after)
+        changes = _compared(old, new)
     else:
         async with GatewayClient(url, api_key) as gateway:
             changes = await gateway.get("/api/config/plan")
@@ -58,12 +50,26 @@ async def plan(
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @gateway_options
-@run_async
+@ask_async
 async def reload(*, as_json: bool, url: str | None, api_key: str | None) -> None:
     """Have a running gateway read its settings file again; a file that is wrong changes nothing."""
     async with GatewayClient(url, api_key) as gateway:
         changes = await gateway.post("/api/config/reload")
     _show(changes, as_json=as_json)
+
+
+def _compared(old: str, new: str) -> JSONObject:
+    # who asks a gateway pays for none of these
+    from enginery.engine.catalog import Catalog
+    from enginery.engine.reload import make_plan
+    from enginery.gateway.reloading import changes_as_json
+    from enginery.plugins import PluginRegistry
+    from enginery.settings import load_settings
+
+    before, after = load_settings(old), load_settings(new)
+    registry = PluginRegistry(before.plugins.allow, before.plugins.deny)
+    found = make_plan(after, before, Catalog(before, registry), registry).changes
+    return changes_as_json(found, before, after)
 
 
 def _show(changes: JSONObject, *, as_json: bool) -> None:

@@ -22,7 +22,7 @@ import click
 from enginery.cli.loops import chosen_loop
 from enginery.errors import EngineLeaked, EngineryError
 
-__all__ = ["fail", "run_async", "set_up_logging", "settings_options"]
+__all__ = ["ask_async", "fail", "run_async", "set_up_logging", "settings_options"]
 
 P = ParamSpec("P")
 
@@ -92,11 +92,24 @@ def fail(error: EngineryError) -> None:
 def run_async(command: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
     """Run a coroutine as a command: the first SIGINT or SIGTERM ends it in order, a second at once.
 
-    Inside `interruptible` the first SIGINT is for what it says. In order means that engines are stopped; at once
-    leaves that to their guardians. What an orderly end leaves behind is an error, and the exit code 1. The loop is
-    asyncio's, but for commands with a `loop_option`.
+    Inside `interruptible` the first SIGINT is for what it says. In order means that engines are stopped, which is
+    told; at once leaves that to their guardians. What an orderly end leaves behind is an error, and the exit code 1.
+    The loop is asyncio's, but for commands with a `loop_option`.
     """
+    return _runner(command, "stopped")
 
+
+def ask_async(command: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """As `run_async`, for a command that only asks a gateway: whoever ends it has stopped nothing else."""
+    return _runner(command, None)
+
+
+# -- inside ------------------------------------------------------------------------------------
+
+
+def _runner(
+    command: Callable[P, Coroutine[Any, Any, None]], farewell: str | None
+) -> Callable[P, None]:
     @wraps(command)
     def runner(*args: P.args, **kwargs: P.kwargs) -> None:
         async def main() -> None:
@@ -128,7 +141,8 @@ def run_async(command: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, No
             with asyncio.Runner(loop_factory=chosen_loop()) as loops:
                 loops.run(main())
         except asyncio.CancelledError:
-            click.echo("stopped", err=True)
+            if farewell is not None:
+                click.echo(farewell, err=True)
             sys.exit(130)
         except EngineryError as error:
             fail(error)

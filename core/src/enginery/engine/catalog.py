@@ -146,9 +146,13 @@ class Catalog:
         Raises:
             ConfigError: one line for each problem of any of them.
         """
-        problems = [p for name in self._settings.models for p in self._validate(name)[1]]
+        problems = self.problems()
         if problems:
             raise self._settings.error(problems)
+
+    def problems(self) -> list[Problem]:
+        """What `check_all` finds."""
+        return [p for name in self._settings.models for p in self._validate(name)[1]]
 
     def register(
         self,

@@ -8,10 +8,11 @@ stopped (`reconfiguration`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 
 from enginery.engine.command import command_for
+from enginery.engine.endpoints import endpoint_of_url
 from enginery.errors import EngineryError
 from enginery.plugins import PluginRegistry
 from enginery.settings.changes import SettingChange
@@ -19,9 +20,11 @@ from enginery.values import Command, Endpoint, Variant
 
 __all__ = ["Changes", "Fate", "Sketch", "VariantChange", "sketch", "variant_changes"]
 
-EXAMPLE = Endpoint("127.0.0.1", 1, api_key="KEY")
-EXAMPLE_SOCKET = Endpoint("127.0.0.1", 1, api_key="KEY", unix_path="/SOCKET")
-"""Where engines are imagined to listen, so that two command lines can be compared."""
+PORT, KEY, SOCKET = "FREE_PORT", "KEY", "/SOCKET"
+"""Stand where an engine will have its own."""
+
+EXAMPLE, ANOTHER = 60_001, 60_002
+"""Ports on which engines are imagined to listen: what differs between the two command lines is the port."""
 
 _REACHED_BY = frozenset({"engine_type", "url", "api_key", "listen"})
 """Fields that say where and how an engine is reached, which no command line has to show."""
@@ -38,7 +41,7 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sketch:
-    """A variant and what it would be started with; ``command`` None: not ours to start, or ``problem`` says why."""
+    """A variant and what it would be started with, placeholders included; ``command`` None: not ours to start, or ``problem`` says why."""
 
     variant: Variant
     command: Command | None = None
@@ -53,7 +56,7 @@ class VariantChange:
         id: ``model/variant``.
         fate: what becomes of it. Removed and restarted ones drain first; adjusted ones run on.
         fields: what of it differs, by name.
-        before, after: its command lines for an example endpoint.
+        before, after: its command lines, with `PORT`, `KEY` and `SOCKET` where each start has its own.
         problem: why it could not be started now, as far as its plugin can tell.
     """
 
@@ -91,11 +94,30 @@ def sketch(variant: Variant, registry: PluginRegistry) -> Sketch:
     """``variant`` with its command line for an example endpoint; a plugin that refuses is heard, not feared."""
     if variant.attached:
         return Sketch(variant)
-    endpoint = EXAMPLE_SOCKET if variant.listen == "unix" else EXAMPLE
     try:
-        return Sketch(variant, command_for(registry.hooks(variant.engine_type), variant, endpoint))
+        hooks = registry.hooks(variant.engine_type)
+        here, elsewhere = _places(variant)
+        command, other = (command_for(hooks, variant, place) for place in (here, elsewhere))
     except EngineryError as error:
         return Sketch(variant, problem=error.message)
+    if len(command.argv) == len(other.argv):
+        argv = [
+            word if word == same else word.replace(str(here.port), PORT)
+            for word, same in zip(command.argv, other.argv, strict=True)
+        ]
+        command = replace(command, argv=argv)
+    return Sketch(variant, command)
+
+
+def _places(variant: Variant) -> tuple[Endpoint, Endpoint]:
+    """Two places where it may listen, which differ in what is another at each start."""
+    if variant.url is not None:
+        own = endpoint_of_url(variant.url, api_key=KEY)
+        return own, own
+    if variant.listen == "unix":
+        own = Endpoint("localhost", 0, KEY, SOCKET)
+        return own, own
+    return Endpoint("127.0.0.1", EXAMPLE, KEY), Endpoint("127.0.0.1", ANOTHER, KEY)
 
 
 def variant_changes(

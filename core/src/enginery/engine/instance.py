@@ -54,6 +54,9 @@ PORT_TRIES = 5
 SHOWN_LINES = 20
 SETTLE, SETTLE_LOOK, ENOUGH = 5.0, 0.05, 0.9
 
+_FAILURES = (Failed, Exited, Condemned, SleepFailed, StopFailed)
+"""What is no end that somebody asked for."""
+
 log = logging.getLogger("enginery.engine")
 
 
@@ -84,6 +87,7 @@ class EngineInstance:
         limits: deadlines.
         report: gets everything that happens to it, as the scheduler's events.
         on_progress: gets health reports while loading.
+        restarts: how many starts of it, this one among them, followed a failure of the one before.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class EngineInstance:
         limits: LoadLimits,
         report: Callable[[Event], None],
         on_progress: Callable[[Health], None] = lambda _: None,
+        restarts: int = 0,
     ) -> None:
         self.variant = variant
         self.generation = generation
@@ -107,13 +112,16 @@ class EngineInstance:
         self.handle: EngineHandle | None = None
         self.started_at: float | None = None
         """When its process was launched, in seconds since the epoch."""
+        self.restarts = restarts
+        self.failed = False
+        """It did not start, ended by itself, or was found unwell: the next start is a restart."""
         self.settle_s = 0.0
         """Seconds for which its memory was waited for, after its end."""
         self._launcher = launcher
         self._transport = transport
         self._clock = clock
         self._limits = limits
-        self._report = report
+        self._tell = report
         self._on_progress = on_progress
         self._free_before: Mapping[str, int] = {}
         self._free_ready: Mapping[str, int] = {}
@@ -131,6 +139,10 @@ class EngineInstance:
     def log_tail(self, n: int = SHOWN_LINES) -> list[str]:
         """The engine's last ``n`` lines."""
         return [] if self.handle is None else self.handle.log_tail(n)
+
+    def _report(self, event: Event) -> None:
+        self.failed = self.failed or isinstance(event, _FAILURES)
+        self._tell(event)
 
     def start(self) -> None:
         """Begin; `Ready` or `Failed` follows, later perhaps `Exited`."""

@@ -197,6 +197,8 @@ class EngineManager:
                 log.warning("%s fails its health check, but is in use: left alone", instance)
                 return client
             log.warning("%s fails its health check: restarted", instance)
+            one = self._dispatcher.instances[instance]
+            one.failed = one.failed or one.generation == generation
 
     @asynccontextmanager
     async def hold(

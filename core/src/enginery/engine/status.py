@@ -36,7 +36,8 @@ class InstanceStatus:
         retry_in_s: seconds until a failed one may be started again; None when it did not fail.
         quarantined: it failed too often, and is not tried again until somebody asks by name.
         started_at: when its present process was launched, in seconds since the epoch.
-        restarts: how often it was started again.
+        starts: how often it was started, for whatever reason; wakes do not count.
+        restarts: how many of these came after it had failed, or was found unwell; swaps do not count.
         last_error: what ended it, if it failed.
     """
 
@@ -56,6 +57,7 @@ class InstanceStatus:
     retry_in_s: float | None
     quarantined: bool
     started_at: float | None
+    starts: int
     restarts: int
     last_error: str | None
 
@@ -85,6 +87,7 @@ def status_row(view: InstanceView, instance: EngineInstance | None, now: float) 
         retry_in_s=None if view.retry_at is None else max(0.0, view.retry_at - now),
         quarantined=view.quarantined,
         started_at=instance.started_at if instance is not None and resident else None,
-        restarts=max(0, view.generation - 1),
+        starts=view.generation,
+        restarts=0 if instance is None else instance.restarts,
         last_error=None if view.error is None else view.error.message,
     )

@@ -95,6 +95,8 @@ class Workshop:
     ) -> EngineInstance:
         """For one start."""
         limits = self._limits(variant.model)
+        before = self.dispatcher.instances.get(variant.id)
+        came_back = before is not None and before.failed and not variant.attached
         kind = AttachedInstance if variant.attached else EngineInstance
         return kind(
             variant,
@@ -111,6 +113,7 @@ class Workshop:
             ),
             report=report,
             on_progress=partial(self._progress, variant),
+            restarts=(0 if before is None else before.restarts) + came_back,
         )
 
     def client(self, instance: EngineInstance) -> PluginEngineClient:

@@ -30,6 +30,9 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 OPEN_PATHS = frozenset({"/health", "/livez", "/readyz"})
 """Answered without a key: they tell nothing but that we are here."""
 
+ROOT_PATH = "/"
+"""Where a browser begins: strangers may look, and are told less."""
+
 UI_PATH = "/ui"
 """The dashboard's files: the same for everybody. What the page asks for with them wants a key like anything else."""
 
@@ -67,6 +70,11 @@ class Visitor:
 
     models: frozenset[str] | None = None
     admin: bool = False
+
+    @property
+    def is_stranger(self) -> bool:
+        """Whether nothing at all may be used: there are keys, and none of them was shown."""
+        return self.models is not None and not self.models
 
     def may_use(self, name: str, aliases: Iterable[str] = ()) -> bool:
         """Whether the model of this name may be used; `ServerSettings.api_keys` may name aliases too."""
@@ -153,6 +161,8 @@ class Access:
         wants_admin = asked.path.startswith(ADMIN_PREFIX) or asked.path in ADMIN_PATHS
         key = _find(self._keys, digests)
         if (self._keys or (self._admin_keys and wants_admin)) and key is None:
+            if asked.path == ROOT_PATH:
+                return Visitor(frozenset())
             raise AuthenticationFailed(
                 "that is none of our keys"
                 if given

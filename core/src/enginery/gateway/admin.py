@@ -248,6 +248,7 @@ def _never_started(variant: Variant) -> InstanceStatus:
         retry_in_s=None,
         quarantined=False,
         started_at=None,
+        starts=0,
         restarts=0,
         last_error=None,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from http import HTTPStatus
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from aiohttp import web
@@ -19,7 +20,15 @@ from enginery.gateway.error_replies import error_reply
 from enginery.gateway.framing import CHUNKED_END, chunk
 from enginery.gateway.sent import Client, Sent
 
-__all__ = ["SERVER", "AlreadySent", "StreamAnswer", "error_response", "json_response", "raw_error"]
+__all__ = [
+    "SERVER",
+    "AlreadySent",
+    "StreamAnswer",
+    "error_response",
+    "json_response",
+    "own_version",
+    "raw_error",
+]
 
 SERVER = "enginery"
 """What we call ourselves; aiohttp would tell its version, and Python's."""
@@ -125,6 +134,14 @@ def raw_error(error: EngineryError, sent: Sent, *, engine_saw_request: bool = Tr
             body,
         )
     )
+
+
+def own_version() -> str:
+    """The version that is installed; ``unknown`` where that is not known."""
+    try:
+        return version("enginery")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}

@@ -45,6 +45,7 @@ from enginery.gateway.observation import Observation
 from enginery.gateway.relay import Relay
 from enginery.gateway.reloading import Reloading
 from enginery.gateway.request_head import REQUEST_ID, request_id_of
+from enginery.gateway.root import RootRoute
 from enginery.gateway.ui import Dashboard
 from enginery.gateway.upstreams import UpstreamPool
 from enginery.gateway.watch import Watch
@@ -169,6 +170,7 @@ class Gateway:
         self._models.add_to(app)
         self._observation.add_to(app)
         self.reloading.add_to(app)
+        RootRoute().add_to(app)
         Dashboard().add_to(app)
         CompatRoutes(self.manager, self._inference, lambda: self._handler.body_limit).add_to(app)
         app.router.add_route("*", "/{path:.*}", self._other, expect_handler=_expected)

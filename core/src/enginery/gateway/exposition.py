@@ -10,7 +10,6 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from time import monotonic
 
@@ -27,6 +26,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from enginery.engine.inspection import Inspection
 from enginery.engine.status import InstanceStatus
 from enginery.errors import EngineryError
+from enginery.gateway.answers import own_version
 from enginery.gateway.metrics import Histogram, Metrics, Series
 from enginery.lifecycle import State
 from enginery.values import RunningEngine, Variant
@@ -176,7 +176,7 @@ class Exposition:
         build = GaugeMetricFamily(
             _PREFIX + "build_info", "1; what runs here.", labels=("version", "python")
         )
-        build.add_metric([_version(), ".".join(map(str, sys.version_info[:3]))], 1)
+        build.add_metric([own_version(), ".".join(map(str, sys.version_info[:3]))], 1)
         yield build
 
     def _requests(self, every: Sequence[Series]) -> Iterator[Metric]:
@@ -288,10 +288,3 @@ def _add(family: HistogramMetricFamily, labels: list[str], values: Histogram) ->
 
 def _labels(variant: Variant) -> list[str]:
     return [variant.model, variant.engine_type, variant.name]
-
-
-def _version() -> str:
-    try:
-        return version("enginery")
-    except PackageNotFoundError:
-        return "unknown"

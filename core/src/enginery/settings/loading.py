@@ -20,7 +20,7 @@ from enginery.settings.places import Layer, Place, marks_of
 from enginery.settings.schema import Settings
 from enginery.settings.secrets import read_secret_files
 
-__all__ = ["CONFIG_VARIABLE", "FILE_NAME", "load_settings", "search_path"]
+__all__ = ["CONFIG_VARIABLE", "FILE_NAME", "load_settings", "read_layers", "search_path"]
 
 CONFIG_VARIABLE = "ENGINERY_CONFIG"
 FILE_NAME = "enginery.yaml"
@@ -43,6 +43,20 @@ def load_settings(
         ConfigError: the named file cannot be read; or something is wrong in what was read, one line
             each with its place.
     """
+    layers, file = read_layers(path, overrides, environ)
+    return Settings(_read=layers, _file=file)
+
+
+def read_layers(
+    path: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> tuple[list[Layer], Path | None]:
+    """What `load_settings` reads, the highest first, each with what is wrong with its form; and the file, if any.
+
+    Raises:
+        ConfigError: the named file cannot be read.
+    """
     environ = os.environ if environ is None else environ
     named = path or environ.get(CONFIG_VARIABLE)
     file = Path(named) if named else next(filter(Path.is_file, search_path(environ)), None)
@@ -52,9 +66,10 @@ def load_settings(
     if file is not None:
         file_layer = read_document(_text(file), str(file), environ)
     environment = read_environment(environ, file_layer.values)
-    for layer in (flag_layer, environment, file_layer):
+    layers = [flag_layer, environment, file_layer]
+    for layer in layers:
         read_secret_files(layer)
-    return Settings(_read=(flag_layer, environment, file_layer), _file=file)
+    return layers, file
 
 
 def search_path(environ: Mapping[str, str], platform: str = sys.platform) -> Iterator[Path]:

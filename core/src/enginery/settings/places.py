@@ -13,7 +13,17 @@ from typing import Any
 
 from enginery.errors import ConfigError
 
-__all__ = ["Layer", "Loc", "Mark", "Place", "Problem", "config_error", "dotted", "marks_of"]
+__all__ = [
+    "Layer",
+    "Loc",
+    "Mark",
+    "Place",
+    "Problem",
+    "WrongSettings",
+    "config_error",
+    "dotted",
+    "marks_of",
+]
 
 Loc = tuple[str | int, ...]
 
@@ -71,6 +81,13 @@ class Layer:
     problems: list[Problem] = field(default_factory=list)
 
 
+class WrongSettings(ConfigError):
+    """What `config_error` makes: its parent's text, and the values that it was made of."""
+
+    problems: tuple[Problem, ...] = ()
+    marks: Mapping[Loc, Mark] = {}
+
+
 def marks_of(values: Any, place: Place | None = None, at: Loc = ()) -> dict[Loc, Mark]:
     """Marks for every value inside ``values``, all at the same place; None for code."""
     marks = {at: Mark(place, place)} if at else {}
@@ -92,12 +109,13 @@ def dotted(loc: Loc) -> str:
     return text.removeprefix(".")
 
 
-def config_error(problems: Iterable[Problem], marks: Mapping[Loc, Mark]) -> ConfigError:
+def config_error(problems: Iterable[Problem], marks: Mapping[Loc, Mark]) -> WrongSettings:
     """One error with a line for each problem, in the order of the file.
 
     Each line is ``PLACE: PATH: TEXT``, the place left out where a value came from code. ``param`` is
     the path of the first.
     """
+    problems = tuple(problems)
     placed = sorted(
         {(problem, _place(problem, marks)) for problem in problems},
         key=lambda pair: (pair[1] is None, pair[1] or Place(""), dotted(pair[0].loc)),
@@ -107,7 +125,9 @@ def config_error(problems: Iterable[Problem], marks: Mapping[Loc, Mark]) -> Conf
         parts = [str(place) if place else "", dotted(problem.loc), problem.text]
         lines.append(": ".join(part for part in parts if part))
     first = dotted(placed[0][0].loc) if placed else ""
-    return ConfigError("\n".join(lines), param=first or None)
+    error = WrongSettings("\n".join(lines), param=first or None)
+    error.problems, error.marks = problems, marks
+    return error
 
 
 def _place(problem: Problem, marks: Mapping[Loc, Mark]) -> Place | None:

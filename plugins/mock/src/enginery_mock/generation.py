@@ -3,8 +3,8 @@
 Knows: the fields of chat completions, completions, responses and messages that the mock honours: the
 conversation or ``prompt``, ``max_tokens`` (``max_completion_tokens``, ``max_output_tokens``), ``stop``
 (``stop_sequences``), ``stream``, ``stream_options.include_usage``, ``seed``, ``n`` (only 1), ``tools`` and
-``tool_choice``, and ``ignore_eos`` as llama.cpp and vLLM have it. Other fields are accepted and have no
-effect. Does not know: slots, time or HTTP.
+``tool_choice``, and ``ignore_eos`` as llama.cpp and vLLM have it. Other fields have no effect; those of sampling
+must make sense all the same (`sampling`). Does not know: slots, time or HTTP.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from enginery import ContextLengthExceeded, InvalidRequest
 from enginery.api.body import DecodedBody
 from enginery_mock.conversations import COMPLETIONS_PATH, RESPONSES_PATH, chat_messages
 from enginery_mock.replies import Reply, make_reply
+from enginery_mock.sampling import check_sampling
 from enginery_mock.tokens import request_tokens
 from enginery_mock.tools import Offer, read_tools
 
@@ -50,9 +51,7 @@ def read_generation(path: str, body: DecodedBody) -> Generation:
     prompt = _prompt(body) if path == COMPLETIONS_PATH else _messages(path, body)
     if _integer(body, "n", least=1) not in {None, 1}:
         raise InvalidRequest("the mock engine gives one choice: n must be 1", param="n")
-    temperature = body.get("temperature")
-    if type(temperature) in {int, float} and temperature < 0:
-        raise InvalidRequest("temperature must be at least 0", param="temperature")
+    check_sampling(body)
     limits = [_integer(body, name, least=1) for name in _LIMITS]
     return Generation(
         path=path,
