@@ -50,7 +50,7 @@ class Reading(Relay):
         upstream: Upstream,
         sent: Sent,
         on_done: Callable[[Relay, Reply | EngineryError | None], None],
-        relays: UnderWay,
+        relays: UnderWay[Relay],
         on_first: Callable[[Lease, float], None],
         now: Callable[[], float] = monotonic,
     ) -> None:

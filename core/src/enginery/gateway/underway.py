@@ -9,25 +9,33 @@ chunks/s each. Does not know: what is written.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import Protocol, TypeVar
 
-if TYPE_CHECKING:
-    from enginery.gateway.relay import Relay
-
-__all__ = ["UnderWay"]
+__all__ = ["UnderWay", "Writer"]
 
 
-class UnderWay(set["Relay"]):
+class Writer(Protocol):
+    """A relay, as far as it is known here."""
+
+    def pass_on(self, data: bytes) -> None:
+        """Write ``data``, unless everything is over."""
+        ...
+
+
+W = TypeVar("W", bound=Writer)
+
+
+class UnderWay(set[W]):
     """The relays of one event loop. Each sees to itself that it is in here."""
 
     __slots__ = ("_later", "_loop")
 
     def __init__(self) -> None:
         super().__init__()
-        self._later: list[tuple[Relay, bytes]] = []
+        self._later: list[tuple[W, bytes]] = []
         self._loop: asyncio.AbstractEventLoop | None = None  # asking for it costs a system call
 
-    def later(self, relay: Relay, data: bytes) -> None:
+    def later(self, relay: W, data: bytes) -> None:
         """``relay`` passes ``data`` on at the end of this turn of the loop, or at the next `flush`."""
         if not self._later:
             if self._loop is None:

@@ -32,9 +32,6 @@ __all__ = ["Exchange", "Upstream", "UpstreamPool"]
 IDLE_LIMIT = 1.5
 """Seconds for which an idle connection is kept. llama.cpp and uvicorn close theirs after 5."""
 
-FRESH = 0.01
-"""Seconds for which an idle connection that has been used again before needs no look: its engine keeps connections."""
-
 REST = 0.05
 """Seconds that a connection rests after an event stream."""
 
@@ -69,7 +66,6 @@ class Upstream(asyncio.Protocol):
         "_receive",
         "free_at",
         "keep_alive",
-        "kept",
         "transport",
     )
 
@@ -77,8 +73,6 @@ class Upstream(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.keep_alive = True
         self.free_at = 0.0
-        self.kept = 0
-        """Times that it became idle."""
         self._pool = pool
         self._exchange: Exchange | None = None
         self._reading: Exchange | None = None
@@ -86,11 +80,6 @@ class Upstream(asyncio.Protocol):
         self._buffer = b""
         self._receive: Callable[[bytes], None] = self._unasked
         self._poll: select.poll | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether nothing is known of its end."""
-        return self.transport is not None and not self.transport.is_closing()
 
     @property
     def is_alive(self) -> bool:
@@ -229,10 +218,7 @@ class _EnginePool:
             self._idle.append(self._resting.popleft())
         while self._idle:
             upstream = self._idle.pop()
-            idle = now - upstream.free_at
-            if idle < FRESH and upstream.kept > 1 and upstream.is_open:
-                return upstream
-            if idle < IDLE_LIMIT and upstream.is_alive:
+            if now - upstream.free_at < IDLE_LIMIT and upstream.is_alive:
                 return upstream
             if upstream.transport is not None:
                 upstream.transport.abort()
@@ -271,7 +257,6 @@ class _EnginePool:
     def keep(self, upstream: Upstream, rest: float) -> None:
         """It is idle again, and free in ``rest`` seconds."""
         if len(self._idle) + len(self._resting) < self._kept:
-            upstream.kept += 1
             upstream.free_at = monotonic() + rest
             (self._resting if rest else self._idle).append(upstream)
         elif upstream.transport is not None:

@@ -46,7 +46,7 @@ class Watch:
         self._every = every
         self.also: list[Callable[[float], None]] = []
         """Called at each look, with the time."""
-        self.relays = UnderWay()
+        self.relays: UnderWay[Relay] = UnderWay()
         """All that are under way; each sees to itself that it is in here."""
         self._deadlines: dict[int, tuple[Limits, Deadlines]] = {}
         self._timer: asyncio.TimerHandle | None = None
