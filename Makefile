@@ -16,10 +16,15 @@ setup: .venv/.ready
 demo: setup   ## a gateway before llama.cpp and the mock: lines to paste, until Ctrl-C
 	.venv/bin/enginery demo
 
+# Tests start hundreds of children; where PYTHONDONTWRITEBYTECODE is set each would compile all that it imports.
+COMPILE := $(PY) -m compileall -q core/src plugins
+
 test: setup   ## what CI runs on every change
+	$(COMPILE)
 	$(PY) -m pytest -n $(WORKERS) -m "not heavy"
 
 heavy: setup  ## longer chaos and fuzz runs
+	$(COMPILE)
 	$(PY) -m pytest -n $(WORKERS) -m heavy --timeout 600
 
 .venv-vllm/.ready: pyproject.toml constraints-vllm.txt scripts/install_vllm.py core/pyproject.toml $(wildcard plugins/*/pyproject.toml)
