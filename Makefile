@@ -22,9 +22,12 @@ COMPILE := $(PY) -m compileall -q core/src plugins
 test: WORKERS ?= 3
 heavy: WORKERS ?= 2
 
+# A hang inside of a library in C hears no signal, so no test's own deadline (300 s at most) ends it.
+HANGS := -o faulthandler_timeout=330 -o faulthandler_exit_on_timeout=true
+
 test: setup   ## what CI runs on every change
 	$(COMPILE)
-	$(PY) -m pytest -n $(WORKERS) -m "not heavy"
+	$(PY) -m pytest -n $(WORKERS) -m "not heavy" $(HANGS)
 
 heavy: setup  ## longer chaos and fuzz runs
 	$(COMPILE)
