@@ -1,7 +1,6 @@
 # Every target sets itself up on a machine with python3.11 (pip, venv) and make.
 PYTHON ?= python3.11
 PY := .venv/bin/python
-WORKERS ?= 2
 
 .PHONY: demo test heavy test-vllm check bench docs recovery setup clean
 
@@ -16,10 +15,22 @@ setup: .venv/.ready
 demo: setup   ## a gateway before llama.cpp and the mock: lines to paste, until Ctrl-C
 	.venv/bin/enginery demo
 
+# Tests start hundreds of children; where PYTHONDONTWRITEBYTECODE is set each would compile all that it imports.
+COMPILE := $(PY) -m compileall -q core/src plugins
+
+# A third of a test's time is waiting: two cores keep three workers busy. The longer runs compute more.
+test: WORKERS ?= 3
+heavy: WORKERS ?= 2
+
+# A hang inside of a library in C hears no signal, so no test's own deadline (300 s at most) ends it.
+HANGS := -o faulthandler_timeout=330 -o faulthandler_exit_on_timeout=true
+
 test: setup   ## what CI runs on every change
-	$(PY) -m pytest -n $(WORKERS) -m "not heavy"
+	$(COMPILE)
+	$(PY) -m pytest -n $(WORKERS) -m "not heavy" $(HANGS)
 
 heavy: setup  ## longer chaos and fuzz runs
+	$(COMPILE)
 	$(PY) -m pytest -n $(WORKERS) -m heavy --timeout 600
 
 .venv-vllm/.ready: pyproject.toml constraints-vllm.txt scripts/install_vllm.py core/pyproject.toml $(wildcard plugins/*/pyproject.toml)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import gc
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from support.command_line import CommandLine
 
 # the same examples every time, however busy the machine is; --hypothesis-profile=explore looks for new ones
 BUSY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -31,6 +34,15 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> Loops:
     return LOOPS if item.get_closest_marker("both_loops") else {"asyncio": LOOPS["asyncio"]}
 
 
+def pytest_collection_finish() -> None:
+    """What collecting made stays to the end: a test that collects garbage looks only through what came after it.
+
+    Thousands of tests and what they import are 400,000 objects, a quarter of a second each time.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def eventually() -> Eventually:
     """``await eventually(predicate, timeout=30.0)``: its first true value, or a failure at the deadline."""
@@ -45,3 +57,10 @@ def eventually() -> Eventually:
         return value
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def command_line(tmp_path_factory) -> Iterator[CommandLine]:
+    """The ``enginery`` command, imported once and run by many tests."""
+    with CommandLine(tmp_path_factory.mktemp("client")) as command_line:
+        yield command_line

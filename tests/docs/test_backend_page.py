@@ -83,38 +83,22 @@ def run(*command: object, timeout: float = 300, **env: str) -> subprocess.Comple
     )
 
 
-def test_the_command_of_the_page_writes_a_small_package(tmp_path) -> None:
+def test_the_command_of_the_page_writes_a_small_package(command_line, tmp_path) -> None:
     for flags in ("--backend",), ():
         folder = tmp_path / f"made{len(flags)}"
-        made = run(
-            *(sys.executable, "-m", "enginery.cli", "plugin", "new", "words", *flags),
-            *("--directory", folder),
-        )
-        assert made.returncode == 0, made.stderr
+        words = ("plugin", "new", "words", "--directory", str(folder))
+        made = command_line(*words, *flags)
+        assert made.code == 0, made.err
         sources = list(folder.rglob("*.py"))
         assert 0 < sum(len(file.read_text().splitlines()) for file in sources) <= 45
-        again = run(
-            *(sys.executable, "-m", "enginery.cli", "plugin", "new", "words", "--directory", folder)
-        )
-        assert (again.returncode, "not empty" in again.stderr) == (1, True)
+        again = command_line(*words)
+        assert (again.code, "not empty" in again.err) == (1, True)
 
 
 @pytest.mark.parametrize("name", ["Upper", "a b", "-x", "a..b", "", "1a"])
-def test_a_name_that_is_no_engine_type_is_wrong_usage(name, tmp_path) -> None:
-    made = run(
-        *(
-            sys.executable,
-            "-m",
-            "enginery.cli",
-            "plugin",
-            "new",
-            "--directory",
-            tmp_path / "x",
-            "--",
-            name,
-        )
-    )
-    assert made.returncode == 2
+def test_a_name_that_is_no_engine_type_is_wrong_usage(name, command_line, tmp_path) -> None:
+    made = command_line("plugin", "new", "--directory", str(tmp_path / "x"), "--", name)
+    assert made.code == 2
     assert not (tmp_path / "x").exists()
 
 

@@ -13,7 +13,8 @@ import pytest
 from support.gateways import in_flight, serving
 from support.raw_engine import RawEngine, stream_head
 
-pytestmark = pytest.mark.both_loops
+CONNECTIONS = pytest.mark.both_loops
+"""Where clients or the gateway leave: each loop closes connections in its own way. A wait is the same on both."""
 
 CHAT = "/v1/chat/completions"
 KEEP_ALIVE = ": keep-alive\n\n"
@@ -102,6 +103,7 @@ async def test_a_stream_waits_for_a_swap_and_the_open_one_finishes(eventually):
         assert (await first)[-1].choices[0].finish_reason == "length"
 
 
+@CONNECTIONS
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_nothing_is_loaded_for_a_client_that_left_the_queue(stream, eventually):
     models = {"first": {"options": {"itl_ms": LONG}}, "second": {}}
@@ -129,6 +131,7 @@ async def test_nothing_is_loaded_for_a_client_that_left_the_queue(stream, eventu
 # -- at the end ----------------------------------------------------------------------------------------
 
 
+@CONNECTIONS
 async def test_shutdown_ends_everything_that_waits_or_runs_and_says_why(eventually):
     models = {
         "runs": {"parallel": 4, "options": {"itl_ms": LONG, "memory": 1}},
@@ -162,6 +165,7 @@ async def test_shutdown_ends_everything_that_waits_or_runs_and_says_why(eventual
         assert in_flight(gateway) == 0
 
 
+@CONNECTIONS
 async def test_shutdown_lets_an_open_stream_finish_and_takes_no_new_ones(eventually):
     over = asyncio.Event()
 
@@ -193,6 +197,7 @@ async def test_shutdown_lets_an_open_stream_finish_and_takes_no_new_ones(eventua
             await stop
 
 
+@CONNECTIONS
 async def test_a_client_that_waits_on_a_silent_connection_does_not_hold_up_the_end():
     async with (
         RawEngine() as engine,

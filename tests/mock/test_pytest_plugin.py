@@ -15,7 +15,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FILE = re.compile(r"<!-- file: (\S+) -->\n```python\n(.*?)```", re.DOTALL)
 PATIENCE = 30.0
-QUIET = ("-q", "-p", "no:cacheprovider", "-p", "no:asyncio")  # asyncio's plugin warns of its own
+OURS = ("asyncio", "anyio", "hypothesispytest")  # this environment has them; they warn or are slow
+QUIET = ("-q", "-p", "no:cacheprovider", *(f"-pno:{name}" for name in OURS))
 
 
 @pytest.fixture

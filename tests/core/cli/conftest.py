@@ -1,19 +1,10 @@
-"""The command, imported once and run by many tests."""
+"""The command in a directory of a test's own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 
 import pytest
-
-from support.command_line import CommandLine
-
-
-@pytest.fixture(scope="session")
-def command_line(tmp_path_factory) -> Iterator[CommandLine]:
-    with CommandLine(tmp_path_factory.mktemp("client")) as command_line:
-        yield command_line
 
 
 @pytest.fixture
