@@ -102,6 +102,8 @@ class LlamaCppBackend:
         self._host, self._port = where.hostname or "127.0.0.1", where.port
         props = self._ask("GET", "/props")
         (card,) = self._ask("GET", "/v1/models")["data"]
+        # answered by llama.cpp's loop: a server that is let go before its loop has begun is waited for without end
+        self._ask("GET", "/slots")
         self._capabilities = Capabilities(
             max_model_len=props["default_generation_settings"]["n_ctx"],
             max_num_seqs=props["total_slots"],
