@@ -103,7 +103,7 @@ class LlamaCppBackend:
         props = self._ask("GET", "/props")
         (card,) = self._ask("GET", "/v1/models")["data"]
         # answered by llama.cpp's loop: a server that is let go before its loop has begun is waited for without end
-        self._ask("GET", "/slots")
+        self._ask("GET", "/lora-adapters")
         self._capabilities = Capabilities(
             max_model_len=props["default_generation_settings"]["n_ctx"],
             max_num_seqs=props["total_slots"],
