@@ -20,6 +20,7 @@ class Engine:
         self.clock = clock
         self.health = Health("starting", detail="loading")
         self.bytes = 0
+        self.felt: list[float] = []
         self.looks: list[float] = []
         self.hint = asyncio.Event()
         self.progress: list[Health] = []
@@ -28,13 +29,17 @@ class Engine:
         self.looks.append(self.clock.now() - 1000.0)
         return self.health
 
+    def signs(self) -> int:
+        self.felt.append(self.clock.now() - 1000.0)
+        return self.bytes
+
     def wait(self, stall: float = 60.0, cap: float = 1800.0) -> asyncio.Task[Health]:
         return asyncio.create_task(
             wait_until_ready(
                 self.look,
                 clock=self.clock,
                 hint=self.hint,
-                signs_of_life=lambda: self.bytes,
+                signs_of_life=self.signs,
                 stall=stall,
                 cap=cap,
                 on_progress=self.progress.append,
@@ -114,6 +119,29 @@ async def test_output_is_a_sign_of_life_that_extends_the_wait(engine, fake_clock
     assert not waiting.done()
     await fake_clock.advance(11.0)
     with pytest.raises(EngineTimeout):
+        await waiting
+
+
+async def test_signs_of_life_are_not_looked_for_at_every_dense_look(engine, fake_clock) -> None:
+    waiting = engine.wait()
+    await fake_clock.advance(1.0)
+    gaps = [b - a for a, b in zip(engine.felt, engine.felt[1:], strict=False)]
+    assert len(engine.looks) > 100
+    assert 3 <= len(gaps) <= 4
+    assert min(gaps) >= LONGEST
+    waiting.cancel()
+
+
+async def test_a_sign_of_life_since_the_last_one_was_looked_for_keeps_an_engine(
+    engine, fake_clock
+) -> None:
+    waiting = engine.wait(stall=0.2)
+    for _ in range(20):
+        await fake_clock.advance(0.15)
+        engine.bytes += 1
+    assert not waiting.done()
+    await fake_clock.advance(1.0)
+    with pytest.raises(EngineTimeout, match="load_stall"):
         await waiting
 
 

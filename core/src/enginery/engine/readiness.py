@@ -9,6 +9,7 @@ fraction of any load, and a load of minutes is not disturbed (measured beside ot
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 
 from enginery.engine.clock import Clock
@@ -41,7 +42,8 @@ async def wait_until_ready(
         look: one health check; it never raises for an engine that does not answer yet.
         clock: seconds.
         hint: set when there is a reason to look now; cleared here.
-        signs_of_life: any value that changes while the engine makes progress (bytes printed).
+        signs_of_life: any value that changes while the engine makes progress (bytes printed); asked for every
+            250 ms at most, and before the engine is given up.
         stall: seconds without progress after which the engine is given up.
         cap: seconds in all.
         on_progress: called with each health report that differs from the one before.
@@ -51,7 +53,9 @@ async def wait_until_ready(
         EngineStartFailed: the engine itself says that it failed.
     """
     began = progressed = clock.now()
+    felt = -math.inf
     life: object = None
+    alive: object = None
     said: Health | None = None
     while True:
         hint.clear()
@@ -61,7 +65,10 @@ async def wait_until_ready(
             return health
         if health.state == "failed":
             raise EngineStartFailed(f"the engine is up but not well: {health.detail}")
-        sign = (signs_of_life(), health.progress)
+        if now - felt >= LONGEST or now - progressed >= stall:
+            # looks are dense at first, and whoever reads /proc for this takes longer than the pause between two
+            felt, alive = now, signs_of_life()
+        sign = (alive, health.progress)
         if sign != life:
             life, progressed = sign, now
         if health != said:
