@@ -1,6 +1,7 @@
 # Every target sets itself up on a machine with python3.11 (pip, venv) and make.
 PYTHON ?= python3.11
 PY := .venv/bin/python
+WORKERS ?= 2
 
 .PHONY: demo test heavy test-vllm check bench docs recovery setup clean
 
@@ -17,10 +18,6 @@ demo: setup   ## a gateway before llama.cpp and the mock: lines to paste, until 
 
 # Tests start hundreds of children; where PYTHONDONTWRITEBYTECODE is set each would compile all that it imports.
 COMPILE := $(PY) -m compileall -q core/src plugins
-
-# A third of a test's time is waiting: two cores keep three workers busy. The longer runs compute more.
-test: WORKERS ?= 3
-heavy: WORKERS ?= 2
 
 # A hang inside of a library in C hears no signal, so no test's own deadline (300 s at most) ends it.
 HANGS := -o faulthandler_timeout=330 -o faulthandler_exit_on_timeout=true

@@ -87,6 +87,7 @@ def test_a_path_that_is_too_long_for_a_socket_is_refused_with_the_way_out(tmp_pa
         sockets.reserve("m/default")
     sockets.close()
     assert list(deep.iterdir()) == []
+    deep.rmdir()
 
 
 def test_a_parent_that_does_not_exist_is_an_error_of_ours(tmp_path) -> None:
@@ -109,13 +110,14 @@ def test_a_folder_is_one_engines_and_goes_with_all_that_is_in_it(parent) -> None
     assert not Path(other).exists()
 
 
-def test_there_is_no_folder_where_a_sockets_path_in_it_would_be_too_long(tmp_path) -> None:
-    deep = tmp_path / ("x" * (LONGEST_PATH - len(str(tmp_path)) - 40))
+def test_there_is_no_folder_where_a_sockets_path_in_it_would_be_too_long(parent) -> None:
+    deep = parent / ("x" * (LONGEST_PATH - len(str(parent)) - 40))
     deep.mkdir()
     sockets = SocketDirectory(str(deep))
     assert sockets.make_folder() is None
     sockets.close()
     assert list(deep.iterdir()) == []
+    deep.rmdir()
 
 
 def test_there_is_no_folder_where_none_can_be_made(tmp_path) -> None:
