@@ -351,3 +351,23 @@ def test_a_hostile_tail_says_nothing(tail: bytes) -> None:
     for api in STREAMS:
         assert stream_ending(api, tail + b"\n\n") == "truncated"
     assert usage_of(tail, tail) is None
+
+
+@given(
+    st.sampled_from([chat, completion]),
+    st.sampled_from(TRAPS),
+    st.booleans(),
+    st.integers(20, 900),
+    st.sampled_from([b"", b"error", b'{"error":{}}', b"finish_reason"]),
+)
+def test_what_ends_as_usual_is_judged_as_by_a_close_look(make, text, usage, kept, word):
+    whole = make(text, usage=usage)
+    if word:
+        whole = (
+            whole.removesuffix(DONE)
+            + encode_event('{"x":1,"y":' + repr(word.decode()) + "}")
+            + DONE
+        )
+    tail = whole[-kept:]
+    # lines that end otherwise mean the same, and are never taken for usual
+    assert stream_ending("chat", tail) == stream_ending("chat", tail.replace(b"\n", b"\r\n"))

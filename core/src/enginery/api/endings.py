@@ -108,6 +108,8 @@ def stream_ending(api: Api, tail: bytes) -> Ending:
     An event counts when its blank line has come. A stream of ``"other"`` has no closing words that we
     know: it is complete when no event is open.
     """
+    if api in {"chat", "completions"} and _ends_as_usual(tail):
+        return "complete"
     events = _events(tail)
     if events is None or not events:
         return "truncated"
@@ -125,6 +127,19 @@ def stream_ending(api: Api, tail: bytes) -> Ending:
     if api == "messages":
         return "complete" if last.type() == "message_stop" else "truncated"
     return "complete"
+
+
+def _ends_as_usual(tail: bytes) -> bool:
+    """True for what nearly all streams of chunks end with, so that nothing need be taken apart.
+
+    Behind a comma no string of JSON can hold these words: it would have a backslash before its quotes.
+    """
+    return (
+        tail.endswith(b"}\n\ndata: [DONE]\n\n")
+        and b',"finish_reason":"' in tail
+        and tail.rfind(b"error") < tail.rfind(b"\n\n", 0, -16)
+        and b"\r" not in tail
+    )
 
 
 def _was_finished(tail: bytes, events: list[_Event]) -> bool:
@@ -264,6 +279,8 @@ def usage_of(tail: bytes, head: bytes = b"") -> Usage | None:
     usual = _usual_usage(tail)
     if usual is not None:
         return usual
+    if b'"usage"' not in tail and b'"usage"' not in head:
+        return None
     last = _usage_at(tail, last=True)
     if last is not None and "prompt_tokens" in last and "completion_tokens" in last:
         return usage_of_counts(last)  # nothing is said elsewhere

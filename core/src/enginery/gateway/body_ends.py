@@ -14,7 +14,7 @@ from enginery.gateway.framing import payload_of
 
 __all__ = ["SHORT_TAIL", "BodyEnds"]
 
-SHORT_TAIL = 768
+SHORT_TAIL = 512
 """Bytes that nearly always hold a stream's closing words and its usage; where not, all of the tail is read."""
 
 _COMMENTS = re.compile(rb"(?:(?::[^\r\n]*)?[\r\n])+\Z")

@@ -218,11 +218,14 @@ class ChunkWalk:
         surplus: bytes that came behind the end.
     """
 
-    ended = False
-    inside = False
-    surplus = False
-    _held = b""
-    _need = 0  # bytes that the chunk which we are inside of lacks, its CRLF included
+    __slots__ = ("_held", "_need", "ended", "inside", "surplus")
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.inside = False
+        self.surplus = False
+        self._held = b""
+        self._need = 0  # bytes that the chunk which we are inside of lacks, its CRLF included
 
     @property
     def waits(self) -> bool:
@@ -235,6 +238,14 @@ class ChunkWalk:
         Raises:
             BadEngineReply: a size that is none.
         """
+        if not self._need and not self._held:
+            line = data.find(b"\r\n", 0, _MAX_SIZE_LINE)
+            size = _SIZES.get(data[:line])
+            if size and line + 4 + size == len(data) and data.endswith(b"\r\n"):
+                return data  # one whole chunk, as nearly always
+        return self._feed(data)
+
+    def _feed(self, data: bytes) -> bytes:
         offset = self._need
         if offset:
             self._go_on(data, offset)
