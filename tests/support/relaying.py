@@ -12,9 +12,9 @@ from typing import Any
 
 from enginery.engine.lease import Lease
 from enginery.errors import EngineCrashed, EngineryError
+from enginery.gateway.outbox import Outbox
 from enginery.gateway.relay import Relay
 from enginery.gateway.sent import Reply, Sent
-from enginery.gateway.underway import UnderWay
 from enginery.gateway.upstreams import Upstream
 from enginery.values import Endpoint, Variant
 from support.replies import Got, read_replies
@@ -111,6 +111,7 @@ class CountingPool:
     """What an `Upstream` tells its pool."""
 
     def __init__(self) -> None:
+        self.outbox = Outbox()
         self.kept = 0
 
     def made(self, upstream: Upstream) -> None: ...
@@ -174,7 +175,7 @@ class Scene:
         self.client = MemoryClient()
         assert self.client.transport is not None
         self.socket = self.client.transport
-        self.relays = UnderWay()
+        self.relays: set[Relay] = set()
         self.sent = Sent(api, "req-1", **sent)
         self.relay = relay(
             self.client,
@@ -210,7 +211,7 @@ class Scene:
         for piece in pieces:
             if not self.engine.is_closing():
                 self.upstream.data_received(piece)
-            self.relays.flush()
+            self.pool.outbox.flush()
 
     def hang_up(self, error: Exception | None = None) -> None:
         """The engine's connection ends."""

@@ -42,6 +42,7 @@ from enginery.gateway.inference import Finished, Inference
 from enginery.gateway.limits import BodyBudget, ConnectionLimits
 from enginery.gateway.models import ModelRoutes
 from enginery.gateway.observation import Observation
+from enginery.gateway.outbox import Outbox
 from enginery.gateway.relay import Relay
 from enginery.gateway.reloading import Reloading
 from enginery.gateway.request_head import REQUEST_ID, request_id_of
@@ -188,6 +189,7 @@ class Gateway:
             self._short_way,
             self._limits,
             self._budget,
+            self._pool.outbox,
             handler_cancellation=True,
             access_log=None,
             keepalive_timeout=self._limits.keep_alive,
@@ -301,12 +303,14 @@ class _Runner(web.AppRunner):
         fast: FastPath | None,
         limits: ConnectionLimits,
         budget: BodyBudget,
+        outbox: Outbox,
         **kwargs: Any,
     ) -> None:
         super().__init__(app, **kwargs)
         self._fast = fast
         self._limits = limits
         self._budget = budget
+        self._outbox = outbox
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
@@ -318,6 +322,7 @@ class _Runner(web.AppRunner):
             fast=self._fast,
             limits=self._limits,
             budget=self._budget,
+            outbox=self._outbox,
             **made._kwargs,  # noqa: SLF001  # aiohttp has no public way to another connection class
         )
 

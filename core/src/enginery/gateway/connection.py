@@ -23,6 +23,7 @@ from enginery.errors import EngineryError, InvalidRequest, RequestTimeout
 from enginery.gateway.answers import error_response, raw_error
 from enginery.gateway.fast import LONGEST, FastPath
 from enginery.gateway.limits import BodyBudget, ConnectionLimits
+from enginery.gateway.outbox import Outbox
 from enginery.gateway.request_head import request_id_of
 from enginery.gateway.sent import Sent, Source
 
@@ -47,6 +48,7 @@ class ClientConnection(RequestHandler):
         self._needed = 0
         self._limits = manager.limits
         self._budget = manager.budget
+        self._outbox = manager.outbox
         self._reserved = 0
         """Bytes of the budget that what is held of one body takes."""
         self._due = 0.0
@@ -180,6 +182,7 @@ class ClientConnection(RequestHandler):
         extra = b"x-request-id: %b\r\nConnection: close\r\n" % id_.encode()
         if self.transport is not None:
             sent = Sent("other", id_, extra)
+            self._outbox.flush()
             self.transport.write(raw_error(error, sent, engine_saw_request=False))
         self.force_close()
 
@@ -190,6 +193,7 @@ class ClientConnection(RequestHandler):
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         if not keep_alive:
             if self.transport is not None:
+                self._outbox.flush()
                 self.transport.close()
         elif self._held and self._fast is not None and self.transport is not None:
             self._needed = 0
@@ -277,6 +281,7 @@ class GatewayServer(web.Server):
         fast: the short way; None: everything is aiohttp's.
         limits: what clients may take.
         budget: what is held of their bodies.
+        outbox: what the short way sends them.
     """
 
     def __init__(
@@ -285,11 +290,13 @@ class GatewayServer(web.Server):
         fast: FastPath | None,
         limits: ConnectionLimits,
         budget: BodyBudget,
+        outbox: Outbox,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.limits = limits
         self.budget = budget
+        self.outbox = outbox
         self._fast = fast
 
     def look(self, now: float) -> None:

@@ -24,7 +24,6 @@ from enginery.errors import BadEngineReply, EngineError, EngineryError
 from enginery.gateway.framing import ResponseHead
 from enginery.gateway.relay import Relay
 from enginery.gateway.sent import Client, Reply, Sent, Source
-from enginery.gateway.underway import UnderWay
 from enginery.gateway.upstreams import Upstream
 from enginery.plugins.transforms import encode_made
 from enginery.values import JSONObject, ResponseTransform
@@ -50,7 +49,7 @@ class Reading(Relay):
         upstream: Upstream,
         sent: Sent,
         on_done: Callable[[Relay, Reply | EngineryError | None], None],
-        relays: UnderWay[Relay],
+        relays: set[Relay],
         on_first: Callable[[Lease, float], None],
         now: Callable[[], float] = monotonic,
     ) -> None:

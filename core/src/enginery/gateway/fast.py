@@ -226,7 +226,7 @@ class FastPath:
         )
         transport = relay.client.transport
         if error is not None and transport is not None:
-            transport.write(raw_error(error, sent))
+            self._pool.outbox.put(transport.write, raw_error(error, sent))
         if sent.over is not None:
             sent.over(error is not None or (reply is not None and reply.keep_alive))
 

@@ -40,7 +40,6 @@ from enginery.gateway.framing import (
     chunk,
 )
 from enginery.gateway.sent import Client, Progress, Reply, Sent
-from enginery.gateway.underway import UnderWay
 from enginery.gateway.upstreams import REST, Upstream
 
 __all__ = ["Relay"]
@@ -70,26 +69,16 @@ class Relay:
         sent: the request.
         on_done: called once, with this relay and the `Reply`, or the error where the client has got nothing yet,
             or None where the client left before the end.
-        relays: holds this one for as long as it is under way; `look` is called for each. A stream's chunks but for
-            the first and the last are written at the end of the loop's turn.
+        relays: holds this one for as long as it is under way; `look` is called for each.
         on_first: called with the lease, and the seconds since the sending, before a stream's first token goes on.
         now: seconds, the clock of `look`. Not the loop's: asking for the running loop costs a system call.
     """
 
     __slots__ = (
         *("_answering", "_body", "_ends", "_explaining", "_first_byte_at", "_head", "_looked_at"),
-        *(
-            "_looked_reads",
-            "_now",
-            "_on_done",
-            "_on_first",
-            "_paused",
-            "_pieces",
-            "_reads",
-            "_relays",
-        ),
-        *("_size", "_transport", "_unread", "_upstream", "_walk", "_write", "began", "client"),
-        *("lease", "on_body", "sent"),
+        *("_looked_reads", "_now", "_on_done", "_on_first", "_outbox", "_paused", "_pieces"),
+        *("_reads", "_relays", "_size", "_transport", "_unread", "_upstream", "_walk", "_write"),
+        *("began", "client", "lease", "on_body", "sent"),
     )
 
     on_body: Callable[[bytes], None]
@@ -104,7 +93,7 @@ class Relay:
         upstream: Upstream,
         sent: Sent,
         on_done: Callable[[Relay, Reply | EngineryError | None], None],
-        relays: UnderWay[Relay],
+        relays: set[Relay],
         on_first: Callable[[Lease, float], None],
         now: Callable[[], float] = monotonic,
     ) -> None:
@@ -119,6 +108,7 @@ class Relay:
         self._transport: asyncio.Transport = transport
         self._write: Callable[[bytes], object] = transport.write
         self._upstream = upstream
+        self._outbox = upstream.outbox
         self._on_done: Callable[[Relay, Reply | EngineryError | None], None] | None = on_done
         self._on_first = on_first
         self._answering = sent.committed
@@ -189,7 +179,7 @@ class Relay:
             self._first_byte_at = now = self._now()
             self._on_first(self.lease, now - self.began)
         passes(data)
-        self._relays.flush()  # nobody waits for it any longer than for its arrival
+        self._outbox.flush()  # it has been waited for
 
     def _walked(self, data: bytes) -> None:
         self._reads += 1
@@ -198,7 +188,7 @@ class Relay:
         if ready:
             self._ends.add(ready)
             if not walk.ended:
-                self._relays.later(self, ready)
+                self._outbox.put(self._write, ready)
                 return
         if walk.ended:
             self._end_stream(ready)
@@ -213,7 +203,7 @@ class Relay:
         if self._body.ended:
             self._end_stream(framed)
         elif framed:
-            self._relays.later(self, framed)
+            self._outbox.put(self._write, framed)
 
     def _collected(self, data: bytes) -> None:
         self._reads += 1
@@ -240,7 +230,7 @@ class Relay:
     # -- ends ----------------------------------------------------------------------------------------
 
     def _end_stream(self, last: bytes) -> None:
-        self._relays.flush()
+        self._outbox.flush()
         streams = self._head is not None and self._head.streams
         tail = self._ends.last(SHORT_TAIL)
         broken = streams and stream_ending(self.sent.api, tail) == "truncated"
@@ -330,7 +320,7 @@ class Relay:
     def _fail(self, error: EngineryError, outcome: Outcome, *, reusable: bool = False) -> None:
         """End it with an error: as a reply while the client has none, else in its stream."""
         if self._answering:
-            self._relays.flush()
+            self._outbox.flush()
             self._send_error(error)
             self._finish(outcome, None, reusable=reusable, error=error)
             return
@@ -368,11 +358,6 @@ class Relay:
         done, self._on_done = self._on_done, None
         self._close(Outcome.CLIENT_GONE)
         done(self, None)
-
-    def pass_on(self, data: bytes) -> None:
-        """The loop's turn is over: write what came in it, unless everything is over."""
-        if self._on_done is not None:
-            self._write(data)
 
     def pause(self) -> None:
         """The client reads more slowly than the engine writes."""
@@ -440,7 +425,8 @@ class Relay:
 
     def _send_whole(self, head: ResponseHead, body: bytes) -> None:
         """A reply that was collected."""
-        self._write(self._head_bytes(head, b"Content-Length: %d\r\n" % len(body)) + body)
+        framing = b"Content-Length: %d\r\n" % len(body)
+        self._outbox.put(self._write, self._head_bytes(head, framing) + body)
 
     def _send_error(self, error: EngineryError) -> None:
         """Behind what was passed on already."""

@@ -24,6 +24,7 @@ from typing import Protocol, cast
 
 from enginery.errors import BadEngineReply, EngineUnreachable
 from enginery.gateway.framing import MAX_HEAD_BYTES, ResponseHead, parse_head
+from enginery.gateway.outbox import Outbox
 from enginery.threads import in_daemon_thread
 from enginery.values import Endpoint
 
@@ -66,6 +67,7 @@ class Upstream(asyncio.Protocol):
         "_receive",
         "free_at",
         "keep_alive",
+        "outbox",
         "transport",
     )
 
@@ -73,6 +75,8 @@ class Upstream(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.keep_alive = True
         self.free_at = 0.0
+        self.outbox = pool.outbox
+        """What is sent, here and to those who get the replies, goes through it."""
         self._pool = pool
         self._exchange: Exchange | None = None
         self._reading: Exchange | None = None
@@ -103,7 +107,7 @@ class Upstream(asyncio.Protocol):
         self._exchange = exchange
         self._receive = self._on_head
         if len(body) < 65536:
-            transport.write(head + body)
+            self.outbox.put(transport.write, head + body)
         else:
             transport.write(head)
             transport.write(body)
@@ -203,8 +207,11 @@ class Upstream(asyncio.Protocol):
 class _EnginePool:
     """The connections to one endpoint."""
 
-    def __init__(self, endpoint: Endpoint, tls: ssl.SSLContext | None, kept: int) -> None:
+    def __init__(
+        self, endpoint: Endpoint, tls: ssl.SSLContext | None, kept: int, outbox: Outbox
+    ) -> None:
         self.endpoint = endpoint
+        self.outbox = outbox
         self._tls = tls
         self._kept = kept
         self._idle: list[Upstream] = []
@@ -291,6 +298,8 @@ class UpstreamPool:
     """Connections to all engines, by endpoint."""
 
     def __init__(self) -> None:
+        self.outbox = Outbox()
+        """What is sent through any of them, and to those who get the replies, is gathered here."""
         self._pools: dict[Endpoint, _EnginePool] = {}
         self._tls: ssl.SSLContext | None = None
 
@@ -309,7 +318,7 @@ class UpstreamPool:
         if pool is None:
             secure = endpoint.scheme == "https"
             tls = await self._context() if secure else None
-            pool = self._pools.setdefault(endpoint, _EnginePool(endpoint, tls, kept))
+            pool = self._pools.setdefault(endpoint, _EnginePool(endpoint, tls, kept, self.outbox))
         return await pool.connect()
 
     def prune(self, now: float) -> None:

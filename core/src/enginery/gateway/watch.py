@@ -14,7 +14,6 @@ from enginery.engine.catalog import Limits
 from enginery.errors import EngineTimeout
 from enginery.gateway.relay import Relay
 from enginery.gateway.sent import Deadlines
-from enginery.gateway.underway import UnderWay
 from enginery.gateway.upstreams import UpstreamPool
 
 __all__ = ["Watch"]
@@ -46,7 +45,7 @@ class Watch:
         self._every = every
         self.also: list[Callable[[float], None]] = []
         """Called at each look, with the time."""
-        self.relays: UnderWay[Relay] = UnderWay()
+        self.relays: set[Relay] = set()
         """All that are under way; each sees to itself that it is in here."""
         self._deadlines: dict[int, tuple[Limits, Deadlines]] = {}
         self._timer: asyncio.TimerHandle | None = None
