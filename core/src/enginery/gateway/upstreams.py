@@ -36,7 +36,8 @@ IDLE_LIMIT = 1.5
 REST = 0.05
 """Seconds that a connection rests after an event stream."""
 
-CONNECT_TIMEOUT = 5.0
+CONNECT_TIMEOUT = 10.0
+"""Seconds. An address that is nobody's is found out by them; on a machine that is very busy, a connection takes some."""
 
 
 class Exchange(Protocol):
