@@ -41,6 +41,7 @@ def main() -> int:
         print(f"no benchmark {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped
+    print(f"with Python {sys.version.split()[0]} of {sys.base_prefix}")
     held = [asyncio.run(BENCHMARKS[name]()) for name in names]
     return 0 if all(held) else 1
 

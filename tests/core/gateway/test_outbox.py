@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enginery.gateway.outbox import MOST, Outbox
+from enginery.gateway.outbox import FEW, MOST, Outbox
 from support.relaying import in_loop
 
 
@@ -49,6 +49,16 @@ async def test_so_many_are_not_left_waiting():
         assert wrote == []
         outbox.put(wrote.append, b"x")
     assert len(wrote) == MOST
+
+
+async def test_where_few_are_under_way_nobody_waits():
+    outbox, wrote = Outbox(), []
+    outbox.crowd = crowd = list(range(FEW))
+    outbox.put(wrote.append, b"one of many")
+    assert wrote == []
+    crowd.pop()
+    outbox.put(wrote.append, b"one of few")
+    assert wrote == [b"one of many", b"one of few"]
 
 
 @given(

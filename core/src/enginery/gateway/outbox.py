@@ -12,7 +12,7 @@ it; who writes or closes in the same turn without a task in between calls `flush
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 
 __all__ = ["Outbox"]
 
@@ -20,17 +20,30 @@ MOST = 32
 """Writes that wait at most; the caches hold no more, and the first one should not wait for the last."""
 
 
-class Outbox:
-    """The writes of one event loop."""
+FEW = 4
+"""Where fewer than these are under way, a turn of the loop brings one write, which only gets later by waiting."""
 
-    __slots__ = ("_loop", "_waiting")
+
+class Outbox:
+    """The writes of one event loop.
+
+    Attributes:
+        crowd: all that are under way; None: they are taken to be many.
+    """
+
+    __slots__ = ("_loop", "_waiting", "crowd")
 
     def __init__(self) -> None:
+        self.crowd: Sized | None = None
         self._waiting: list[tuple[Callable[[bytes], object], bytes]] = []
         self._loop: asyncio.AbstractEventLoop | None = None  # asking for it costs a system call
 
     def put(self, write: Callable[[bytes], object], data: bytes) -> None:
         """Call ``write``, a transport's, with ``data`` at the end of this turn of the loop, or before."""
+        if self.crowd is not None and len(self.crowd) < FEW:
+            self.flush()
+            write(data)
+            return
         waiting = self._waiting
         if not waiting:
             if self._loop is None:

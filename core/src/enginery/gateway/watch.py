@@ -47,6 +47,7 @@ class Watch:
         """Called at each look, with the time."""
         self.relays: set[Relay] = set()
         """All that are under way; each sees to itself that it is in here."""
+        pool.outbox.crowd = self.relays
         self._deadlines: dict[int, tuple[Limits, Deadlines]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
