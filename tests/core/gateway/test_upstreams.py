@@ -12,7 +12,7 @@ from time import monotonic
 import pytest
 
 from enginery.errors import EngineUnreachable
-from enginery.gateway.upstreams import IDLE_LIMIT, UpstreamPool
+from enginery.gateway.upstreams import IDLE_LIMIT, Upstream, UpstreamPool
 from enginery.values import Endpoint
 from support.byte_engine import Line, RawEngine, chunked, gateway_to, one_reply, post, stream_of
 
@@ -195,6 +195,34 @@ async def test_after_an_event_stream_it_rests_first(pool, engine):
     upstream.detach(reusable=True, rest=5.0)
     assert pool.take(endpoint, monotonic()) is None
     assert pool.take(endpoint, upstream.free_at) is upstream
+
+
+async def answered_after_a_stream(pool: UpstreamPool, endpoint: Endpoint) -> Upstream:
+    """A connection that carried a stream, rested, and carried another."""
+    upstream = await pool.connect(endpoint, 4)
+    upstream.detach(reusable=True, rest=5.0)
+    assert pool.take(endpoint, upstream.free_at) is upstream
+    asked = Asked()
+    upstream.send(asked, HEAD, b"{}")
+    async with asyncio.timeout(PATIENCE):
+        await asked.over
+    upstream.detach(reusable=True, rest=5.0)
+    return upstream
+
+
+async def test_once_its_engine_has_answered_behind_a_stream_it_does_not(pool, engine):
+    upstream = await answered_after_a_stream(pool, at(engine))
+    assert pool.take(at(engine), monotonic()) is upstream
+
+
+async def test_until_one_that_carried_a_stream_is_found_closed(pool, engine, eventually):
+    first = await answered_after_a_stream(pool, at(engine))
+    engine.hang_up()
+    await eventually(lambda: first.transport is None, PATIENCE)
+    second = await pool.connect(at(engine), 4)
+    second.detach(reusable=True, rest=5.0)
+    assert pool.take(at(engine), monotonic()) is None
+    assert pool.take(at(engine), second.free_at) is second
 
 
 @pytest.mark.parametrize("big", [10, 1_000_000])

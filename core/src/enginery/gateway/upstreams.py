@@ -5,7 +5,8 @@ becomes of the body; that is the `Exchange`'s.
 
 A request is written once, to one connection. So a kept connection must be known to be alive: it was idle for
 less than engines wait (`IDLE_LIMIT`), and a look at its socket finds no end of file. One that carried
-an event stream rests first (`REST`): llama.cpp closes those without saying so, but at once.
+an event stream rests first (`REST`): llama.cpp closes those without saying so, but at once. Where an engine has
+answered on such a connection, its others rest no more, until one of them is found closed.
 
 An idle connection occupies one of llama.cpp's HTTP threads, of which it has a few more than slots. So no more
 are kept than the engine works on at once.
@@ -34,7 +35,7 @@ IDLE_LIMIT = 1.5
 """Seconds for which an idle connection is kept. llama.cpp and uvicorn close theirs after 5."""
 
 REST = 0.05
-"""Seconds that a connection rests after an event stream."""
+"""Seconds that a connection rests after an event stream, until its engine has answered on one that had."""
 
 CONNECT_TIMEOUT = 10.0
 """Seconds. An address that is nobody's is found out by them; on a machine that is very busy, a connection takes some."""
@@ -60,6 +61,7 @@ class Upstream(asyncio.Protocol):
     """One connection to an engine."""
 
     __slots__ = (
+        "_after_stream",
         "_buffer",
         "_exchange",
         "_poll",
@@ -85,6 +87,8 @@ class Upstream(asyncio.Protocol):
         self._buffer = b""
         self._receive: Callable[[bytes], None] = self._unasked
         self._poll: select.poll | None = None
+        self._after_stream = False
+        """It carried a stream, and nothing since."""
 
     @property
     def is_alive(self) -> bool:
@@ -117,6 +121,7 @@ class Upstream(asyncio.Protocol):
         """The exchange is over; the connection is kept for the next one after ``rest`` s, or closed."""
         self._exchange = self._reading = None
         self._receive = self._unasked
+        self._after_stream = rest > 0
         if self.transport is None:
             return
         if reusable and self.keep_alive and not self._buffer:
@@ -158,6 +163,8 @@ class Upstream(asyncio.Protocol):
         """See `asyncio.Protocol`."""
         self.transport = None
         self._pool.forget(self)
+        if self._after_stream:
+            self._pool.keeps_open = False
         self._fail(exc)
 
     # -- inside ------------------------------------------------------------------------------------
@@ -193,6 +200,9 @@ class Upstream(asyncio.Protocol):
             if head.status == 101:
                 raise BadEngineReply("the engine changed the protocol, which nobody asked for")
             # 100 Continue and the like: the real head follows
+        if self._after_stream:
+            self._after_stream = False
+            self._pool.keeps_open = True
         self.keep_alive = head.keep_alive
         self._reading = exchange
         self._buffer = b""
@@ -219,6 +229,8 @@ class _EnginePool:
         self._resting: deque[Upstream] = deque()
         self._all: set[Upstream] = set()
         self._opening = 0
+        self.keeps_open = False
+        """The engine answers on connections that have carried a stream: they need no rest."""
 
     def take(self, now: float) -> Upstream | None:
         """A kept connection that is alive, the one used last."""
@@ -265,6 +277,7 @@ class _EnginePool:
     def keep(self, upstream: Upstream, rest: float) -> None:
         """It is idle again, and free in ``rest`` seconds."""
         if len(self._idle) + len(self._resting) < self._kept:
+            rest = 0.0 if self.keeps_open else rest
             upstream.free_at = monotonic() + rest
             (self._resting if rest else self._idle).append(upstream)
         elif upstream.transport is not None:
