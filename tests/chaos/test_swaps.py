@@ -44,6 +44,8 @@ class Battle:
         self.swaps = 0
         self.kills: Counter[str] = Counter()
         self.enough = asyncio.Event()
+        self.others = descendants(os.getpid())
+        """Other tests' fixtures."""
 
     async def count_swaps(self, wanted: int) -> None:
         async for event in self.manager.subscribe():
@@ -90,7 +92,8 @@ class Battle:
             if self.kills.total() > KILLS_PER_START * (self.swaps + 1):
                 continue
             engines = [row.pid for row in self.manager.status() if row.pid is not None]
-            victims = descendants(os.getpid()) if self.random.random() < 0.5 else engines
+            everybody = [pid for pid in descendants(os.getpid()) if pid not in self.others]
+            victims = everybody if self.random.random() < 0.5 else engines
             if victims:
                 victim = self.random.choice(victims)
                 self.kills["engine" if victim in engines else "guardian or child"] += 1
