@@ -112,7 +112,7 @@ class CountingPool:
 
     def __init__(self) -> None:
         self.outbox = Outbox()
-        self.keeps_open = False
+        self.keeps_open: bool | None = None
         self.kept = 0
 
     def made(self, upstream: Upstream) -> None: ...

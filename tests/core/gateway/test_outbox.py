@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from enginery.gateway.decoded import Reading
+from enginery.gateway.framing import chunk
 from enginery.gateway.outbox import FEW, MOST, Outbox
-from support.relaying import in_loop
+from support.relaying import Scene, in_loop
 
 
 async def test_what_is_put_is_written_when_the_turn_is_over():
@@ -107,3 +109,18 @@ async def test_a_transport_that_is_gone_does_not_keep_the_others_from_theirs(end
     for _, theirs in pairs:
         theirs.close()
     await asyncio.sleep(0)
+
+
+async def test_a_reader_that_left_does_not_pause_the_engine_that_is_heard_out():
+    scene = Scene(relay=Reading, cancel=False)
+    scene.say(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    scene.say(chunk(b"data: " + b"x" * 200_000 + b"\n\n"))
+    scene.upstream.data_received(chunk(b"data: " + b"x" * 100_000 + b"\n\n"))  # in one turn:
+    scene.relay.client_left()
+    scene.pool.outbox.flush()
+    assert scene.engine.reading
+    scene.hang_up()
+    await scene.settle()
+    assert scene.outcomes

@@ -215,7 +215,7 @@ async def test_once_its_engine_has_answered_behind_a_stream_it_does_not(pool, en
     assert pool.take(at(engine), monotonic()) is upstream
 
 
-async def test_until_one_that_carried_a_stream_is_found_closed(pool, engine, eventually):
+async def test_unless_it_closes_one_that_carried_a_stream(pool, engine, eventually):
     first = await answered_after_a_stream(pool, at(engine))
     engine.hang_up()
     await eventually(lambda: first.transport is None, PATIENCE)

@@ -193,9 +193,9 @@ class FastPath:
             len(body),
             over,
         )
+        first = inference.head(lease.endpoint, path, len(payload), head.passed, extra)
         self._budget.used += len(body)
         lease.reported = True
-        first = inference.head(lease.endpoint, path, len(payload), head.passed, extra)
         relay = Relay(
             client, lease, upstream, sent, self._ended, self._relays, inference.on_first_token
         )

@@ -143,6 +143,7 @@ class InferenceHandler:
         self, request: web.Request, client: Connection, way: _Way
     ) -> web.StreamResponse:
         body = decode_body(await self._body(request, way))
+        await self._after(len(body.raw))
         way.began = monotonic()
         self._inference.check_allowed(visitor_of(request), body.model)
         way.wanted = wanted = self._inference.want(way.path, body)
@@ -216,9 +217,16 @@ class InferenceHandler:
             raise RequestTimeout(f"the body did not come in time: {size} bytes have") from None
         except (web.RequestPayloadError, ConnectionError) as error:
             raise InvalidRequest(f"the body broke off: {error}") from None
+        await self._after(size)
+        body = b"".join(pieces)
+        await self._after(size)
+        return body
+
+    async def _after(self, size: int) -> None:
+        """Between two steps over a large body, each of which takes milliseconds, others get a turn."""
         if size > _LARGE:
             await asyncio.sleep(0)
-        return b"".join(pieces)
+            self._pool.outbox.flush()  # nobody's chunk waits for the next step
 
     def _reserve(self, way: _Way, count: int) -> None:
         if not self._budget.take(count):

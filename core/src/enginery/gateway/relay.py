@@ -352,6 +352,7 @@ class Relay:
             self._explaining.cancel()
             self._explaining = None
         elif not self.sent.cancel:
+            self._outbox.flush()  # a pipe may pause us for the last time
             self._write = _nowhere
             self.resume()
             return

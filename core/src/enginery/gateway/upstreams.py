@@ -6,7 +6,7 @@ becomes of the body; that is the `Exchange`'s.
 A request is written once, to one connection. So a kept connection must be known to be alive: it was idle for
 less than engines wait (`IDLE_LIMIT`), and a look at its socket finds no end of file. One that carried
 an event stream rests first (`REST`): llama.cpp closes those without saying so, but at once. Where an engine has
-answered on such a connection, its others rest no more, until one of them is found closed.
+answered on such a connection, its others rest no more, unless it closes one of them.
 
 An idle connection occupies one of llama.cpp's HTTP threads, of which it has a few more than slots. So no more
 are kept than the engine works on at once.
@@ -114,6 +114,7 @@ class Upstream(asyncio.Protocol):
         if len(body) < 65536:
             self.outbox.put(transport.write, head + body)
         else:
+            self.outbox.flush()
             transport.write(head)
             transport.write(body)
 
@@ -127,6 +128,12 @@ class Upstream(asyncio.Protocol):
         if reusable and self.keep_alive and not self._buffer:
             self._pool.keep(self, rest)
         else:
+            self.drop()
+
+    def drop(self) -> None:
+        """We close it: that says nothing of the engine."""
+        self._after_stream = False
+        if self.transport is not None:
             self.transport.abort()
 
     def pause(self) -> None:
@@ -202,7 +209,8 @@ class Upstream(asyncio.Protocol):
             # 100 Continue and the like: the real head follows
         if self._after_stream:
             self._after_stream = False
-            self._pool.keeps_open = True
+            if self._pool.keeps_open is None:
+                self._pool.keeps_open = True
         self.keep_alive = head.keep_alive
         self._reading = exchange
         self._buffer = b""
@@ -229,8 +237,9 @@ class _EnginePool:
         self._resting: deque[Upstream] = deque()
         self._all: set[Upstream] = set()
         self._opening = 0
-        self.keeps_open = False
-        """The engine answers on connections that have carried a stream: they need no rest."""
+        self.keeps_open: bool | None = None
+        """The engine answers on connections that have carried a stream: they need no rest. None: not known yet; False
+        for good, once it has closed one."""
 
     def take(self, now: float) -> Upstream | None:
         """A kept connection that is alive, the one used last."""
@@ -240,8 +249,7 @@ class _EnginePool:
             upstream = self._idle.pop()
             if now - upstream.free_at < IDLE_LIMIT and upstream.is_alive:
                 return upstream
-            if upstream.transport is not None:
-                upstream.transport.abort()
+            upstream.drop()
         return None
 
     async def connect(self) -> Upstream:
@@ -280,8 +288,8 @@ class _EnginePool:
             rest = 0.0 if self.keeps_open else rest
             upstream.free_at = monotonic() + rest
             (self._resting if rest else self._idle).append(upstream)
-        elif upstream.transport is not None:
-            upstream.transport.abort()
+        else:
+            upstream.drop()
 
     def forget(self, upstream: Upstream) -> None:
         """It is closed."""
@@ -293,8 +301,8 @@ class _EnginePool:
     def prune(self, now: float) -> None:
         """Close what was idle for too long."""
         for upstream in [*self._idle, *self._resting]:
-            if now - upstream.free_at >= IDLE_LIMIT and upstream.transport is not None:
-                upstream.transport.abort()  # `forget` follows
+            if now - upstream.free_at >= IDLE_LIMIT:
+                upstream.drop()  # `forget` follows
 
     @property
     def is_empty(self) -> bool:
