@@ -3,7 +3,7 @@
 Knows: that bytes of many requests and streams come in one turn of the loop, and that reading all and then writing all
 costs less than reading and writing by turns: what the interpreter needs of the processor's caches stays there
 while it reads, and what the kernel needs while it writes. Measured with 64 connections: a fifth of a request's
-CPU time, a tenth of a chunk's. Does not know: what is written.
+CPU time, three to ten percent of a chunk's. Does not know: what is written.
 
 Nothing may overtake anything. `call_soon` keeps the order, so whatever a task does because of a write comes after
 it; who writes or closes in the same turn without a task in between calls `flush` before.
