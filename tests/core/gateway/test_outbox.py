@@ -9,10 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from enginery.errors import EngineEvicted
 from enginery.gateway.decoded import Reading
-from enginery.gateway.framing import chunk
+from enginery.gateway.framing import CHUNKED_END, chunk
 from enginery.gateway.outbox import FEW, MOST, Outbox
+from support.byte_engine import stream_of
 from support.relaying import Scene, in_loop
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 async def test_what_is_put_is_written_when_the_turn_is_over():
@@ -113,9 +117,7 @@ async def test_a_transport_that_is_gone_does_not_keep_the_others_from_theirs(end
 
 async def test_a_reader_that_left_does_not_pause_the_engine_that_is_heard_out():
     scene = Scene(relay=Reading, cancel=False)
-    scene.say(
-        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-    )
+    scene.say(HEAD)
     scene.say(chunk(b"data: " + b"x" * 200_000 + b"\n\n"))
     scene.upstream.data_received(chunk(b"data: " + b"x" * 100_000 + b"\n\n"))  # in one turn:
     scene.relay.client_left()
@@ -124,3 +126,25 @@ async def test_a_reader_that_left_does_not_pause_the_engine_that_is_heard_out():
     scene.hang_up()
     await scene.settle()
     assert scene.outcomes
+
+
+async def test_a_stream_that_ends_in_the_turn_of_its_last_chunks_ends_behind_them():
+    scene = Scene()
+    first, *others = [chunk(event) for event in stream_of("one", "two", "three")]
+    scene.say(HEAD, first)
+    for piece in (*others, CHUNKED_END):  # in one turn
+        scene.upstream.data_received(piece)
+    assert len(scene.done) == 1
+    assert scene.wrote.endswith(b"".join([first, *others, CHUNKED_END]))
+
+
+async def test_so_does_one_whose_engine_is_taken_away():
+    scene = Scene()
+    words = [chunk(event) for event in stream_of("one", "two", "three")]
+    scene.say(HEAD, words[0])
+    scene.upstream.data_received(words[1])
+    scene.lease.evict(EngineEvicted("gone"))
+    before, _, behind = scene.wrote.partition(words[1])
+    assert before.endswith(words[0])
+    assert b"event: error" in behind
+    await scene.settle()

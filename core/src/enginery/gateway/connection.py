@@ -193,7 +193,6 @@ class ClientConnection(RequestHandler):
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         if not keep_alive:
             if self.transport is not None:
-                self._outbox.flush()
                 self.transport.close()
         elif self._held and self._fast is not None and self.transport is not None:
             self._needed = 0

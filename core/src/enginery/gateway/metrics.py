@@ -133,10 +133,7 @@ class Metrics:
             return
         series = self.series.get(variant.id) or self._of(variant)
         waited = done.queue_s + done.swap_s
-        if waited:
-            series.queue_wait.observe(waited)
-        else:  # as nearly always
-            series.queue_wait.counts[0] += 1
+        series.queue_wait.observe(waited)
         if reply is None:
             code = CLIENT_GONE if error is None else error.status
             series.disconnects += error is None
